@@ -1,0 +1,77 @@
+# make demo · make test: each does all the set-up it needs, and is quick the second time.
+#
+# PIP_ARGS reaches every pip call. Where the package index only has CUDA builds of torch, a small CPU build comes with
+#   make demo PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
+
+PYTHON ?= python3
+PIP_ARGS ?=
+VENV := .venv
+RUN := $(VENV)/bin
+PIP := $(RUN)/python -m pip --disable-pip-version-check --quiet
+PACKAGES := glm4v_core langchain_glm4v
+LABELS := invoice,receipt,letter,memo,form
+
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: help demo test lint types tests tiny format lock clean
+
+help:
+	@echo "make demo    read the sample pages: text, summary and label of each, into demo-out/"
+	@echo "make test    lint, strict types, tests with coverage: what CI runs"
+	@echo "make tiny    train, export and score the bundled checkpoint anew: about two hours on two cores"
+	@echo "make format  sort imports and format the code"
+	@echo "make lock    pin the newest versions that pyproject.toml allows"
+	@echo "make clean   remove the virtual environment and everything made"
+
+# Status 1 says that some pages failed: one sample is broken on purpose.
+demo: $(VENV)/demo.stamp
+	$(RUN)/glm4v run samples --labels $(LABELS) --out demo-out --overwrite || test $$? -eq 1
+
+test: lint types tests
+
+lint: $(VENV)/dev.stamp
+	$(RUN)/ruff check .
+	$(RUN)/ruff format --check .
+
+types: $(VENV)/dev.stamp
+	$(RUN)/mypy
+
+tests: $(VENV)/dev.stamp
+	$(RUN)/pytest $(PACKAGES:%=--cov=%) --cov-branch --cov-report=term --cov-fail-under=95
+
+# The pages are always the same; the scores go into the model card.
+TINY := glm4v_core/tiny/checkpoint
+tiny: $(VENV)/dev.stamp
+	$(RUN)/python scripts/train_tiny.py
+	$(RUN)/python scripts/train_tiny.py --export $(TINY)
+	$(RUN)/python scripts/make_pages.py out/documents --count 500
+	$(RUN)/python scripts/make_pages.py out/documents-zh --count 500 --language zh --seed 950000
+	$(RUN)/python scripts/make_pages.py out/noise --count 100 --noise
+	$(RUN)/glm4v eval out/documents --out out/scores/documents --overwrite
+	$(RUN)/glm4v eval out/documents-zh --language zh --out out/scores/documents-zh --overwrite
+	$(RUN)/glm4v eval out/noise --out out/scores/noise --overwrite
+	$(RUN)/python scripts/train_tiny.py --export $(TINY) --scores out/scores/*/evaluation.json
+
+format: $(VENV)/dev.stamp
+	$(RUN)/ruff check --fix .
+	$(RUN)/ruff format .
+
+$(RUN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# A stamp per set of requirements: dev holds everything that demo holds.
+$(VENV)/%.stamp: requirements/%.txt pyproject.toml | $(RUN)/python
+	$(PIP) install $(PIP_ARGS) --no-compile --requirement $<
+	$(PIP) install $(PIP_ARGS) --no-deps --editable .
+	@touch $@
+
+lock:
+	for extra in demo dev; do \
+		$(PYTHON) -m venv --clear .venv-lock && \
+		.venv-lock/bin/python -m pip install --quiet $(PIP_ARGS) torch==2.13.0 ".[$$extra]" && \
+		.venv-lock/bin/python -m pip freeze --exclude glm4v | sed 's/+cpu$$//' > requirements/$$extra.txt || exit 1; \
+	done
+	rm -rf .venv-lock
+
+clean:
+	rm -rf $(VENV) .venv-lock demo-out out dist build .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,106 @@
+"""The engine room of glm4v: GLM-V models on your own machine, without any host framework."""
+
+from glm4v_core import errors, tasks
+from glm4v_core.defaults import Defaults
+from glm4v_core.engines import Engine, EngineInfo, TokenCount
+from glm4v_core.engines.scripted import ScriptedEngine
+from glm4v_core.errors import Glm4vError
+from glm4v_core.families import FAMILIES, Family
+from glm4v_core.image_limits import ImageLimits
+from glm4v_core.images import Image, ImageSource, Provenance
+from glm4v_core.model import Glm4v
+from glm4v_core.pages import FailedPage, Page, PageOptions, load_pages
+from glm4v_core.task_prompts import Language
+from glm4v_core.tasks import Step
+from glm4v_core.types import (
+    Box,
+    Choices,
+    Completion,
+    Constraint,
+    Delta,
+    FinishReason,
+    JsonSchema,
+    Message,
+    Part,
+    Piece,
+    Regex,
+    Request,
+    Role,
+    Sampling,
+    Text,
+    Thinking,
+    Timings,
+    TokenLogprob,
+    Tool,
+    ToolCall,
+    ToolChoice,
+    ToolResult,
+    Usage,
+    Video,
+)
+from glm4v_core.workflow import (
+    DocumentResult,
+    Failure,
+    Outcome,
+    PageFailure,
+    PageInfo,
+    StepInfo,
+    Workflow,
+    document_workflow,
+)
+
+__all__ = [
+    "FAMILIES",
+    "Box",
+    "Choices",
+    "Completion",
+    "Constraint",
+    "Defaults",
+    "Delta",
+    "DocumentResult",
+    "Engine",
+    "EngineInfo",
+    "FailedPage",
+    "Failure",
+    "Family",
+    "FinishReason",
+    "Glm4v",
+    "Glm4vError",
+    "Image",
+    "ImageLimits",
+    "ImageSource",
+    "JsonSchema",
+    "Language",
+    "Message",
+    "Outcome",
+    "Page",
+    "PageFailure",
+    "PageInfo",
+    "PageOptions",
+    "Part",
+    "Piece",
+    "Provenance",
+    "Regex",
+    "Request",
+    "Role",
+    "Sampling",
+    "ScriptedEngine",
+    "Step",
+    "StepInfo",
+    "Text",
+    "Thinking",
+    "Timings",
+    "TokenCount",
+    "TokenLogprob",
+    "Tool",
+    "ToolCall",
+    "ToolChoice",
+    "ToolResult",
+    "Usage",
+    "Video",
+    "Workflow",
+    "document_workflow",
+    "errors",
+    "load_pages",
+    "tasks",
+]

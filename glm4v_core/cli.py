@@ -1,0 +1,29 @@
+"""The command `glm4v`. What it can do is in `cli_app`; this module only starts it, so that errors stay readable."""
+
+from __future__ import annotations
+
+import sys
+
+from glm4v_core.errors import Glm4vError
+
+FAILED = 2
+"""Exit status when nothing usable came out."""
+
+
+def main() -> None:
+    """Run the command line."""
+    try:
+        from glm4v_core.cli_app import app
+    except ModuleNotFoundError as error:
+        if error.name not in ("typer", "rich"):
+            raise
+        sys.exit(f"The command line needs {error.name}. Hint: pip install 'glm4v[cli]'")
+    try:
+        app()
+    except Glm4vError as error:
+        sys.stderr.write(f"Error ({error.code}): {error.message}\nHint: {error.hint}\n")
+        sys.exit(FAILED)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""The commands and their options; each command imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from glm4v_core.cli_plan import Plan, Preset, Task, page_options, split
+from glm4v_core.errors import ConfigError
+from glm4v_core.task_prompts import Language
+
+if TYPE_CHECKING:
+    from glm4v_core.model import Glm4v
+
+app = typer.Typer(
+    help="Run GLM-V vision-language models on your own machine.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Model = Annotated[
+    str | None, typer.Option(help="Checkpoint folder, hub id or `tiny`; default: GLM4V_MODEL, then tiny.")
+]
+Engine = Annotated[str | None, typer.Option(help="auto, transformers, vllm, server; default: GLM4V_ENGINE, then auto.")]
+EngineOptions = Annotated[
+    list[str] | None,
+    typer.Option("--option", help="An engine's own setting as NAME=VALUE, such as slots=32; repeatable."),
+]
+Prompts = Annotated[Language, typer.Option(help="Language of the prompts.")]
+Labels = Annotated[list[str] | None, typer.Option(help="Labels to choose from, separated by commas; repeatable.")]
+Concurrency = Annotated[int, typer.Option(min=1, help="Pages in flight together.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the results that are in the folder.")]
+Paths = Annotated[list[Path], typer.Argument(help="Pictures, PDF files, and folders of them.")]
+OutFolder = Annotated[Path, typer.Option(help="Folder for results.jsonl, .json, .csv and report.html.")]
+
+
+@app.command()
+def run(
+    paths: Paths,
+    out: OutFolder,
+    labels: Labels = None,
+    task: Annotated[Task | None, typer.Option(help="What to find out; default: workflow, or as --prompt says.")] = None,
+    preset: Annotated[Preset | None, typer.Option(help="A ready-made task with its own prompt.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="Your own prompt, alone or for ocr, caption, extract.")] = None,
+    fields: Annotated[list[str] | None, typer.Option(help="Fields to extract, separated by commas.")] = None,
+    schema: Annotated[Path | None, typer.Option(help="JSON schema of what to extract.")] = None,
+    model: Model = None,
+    engine: Engine = None,
+    option: EngineOptions = None,
+    language: Prompts = "en",
+    dpi: Annotated[float, typer.Option(help="Resolution at which PDF pages are rendered.")] = 200,
+    max_pages: Annotated[int, typer.Option(help="A file with more pages fails.")] = 1000,
+    frames: Annotated[str, typer.Option(help="Pages of each file: all, first, or a number.")] = "all",
+    password: Annotated[str | None, typer.Option(help="Opens encrypted PDF files.")] = None,
+    max_image_tokens: Annotated[int | None, typer.Option(help="Larger pages are scaled down to this.")] = None,
+    concurrency: Concurrency = 16,
+    overwrite: Overwrite = False,
+) -> None:
+    """Read pages: text, summary and label of each into OUT, or another task.
+
+    Exits with 0 when all pages are done, 1 when some failed, 2 when nothing usable came out.
+    """
+    from glm4v_core.cli_run import run_pages
+
+    plan = Plan(task, preset, prompt, split(labels), split(fields), schema, language)
+    pages = page_options(frames, dpi=dpi, max_pages=max_pages, password=password, max_image_tokens=max_image_tokens)
+    status = run_pages(
+        paths, out, plan, pages, lambda: _load(model, engine, option), concurrency=concurrency, overwrite=overwrite
+    )
+    raise typer.Exit(status)
+
+
+@app.command()
+def ask(
+    image: Annotated[Path, typer.Argument(help="A picture; of a PDF, the first page.")],
+    question: str,
+    model: Model = None,
+    engine: Engine = None,
+    option: EngineOptions = None,
+    thinking: Annotated[
+        bool | None, typer.Option(help="Let the model think first; default: as the model does.")
+    ] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Upper bound on new tokens.")] = None,
+) -> None:
+    """Ask one question about one picture; the answer streams to standard output, the thought to standard error."""
+    from glm4v_core.cli_ask import stream_answer
+
+    with _load(model, engine, option) as loaded:
+        stream_answer(loaded, image, question, thinking=thinking, max_tokens=max_tokens)
+
+
+@app.command("eval")
+def evaluate(
+    folder: Annotated[Path, typer.Argument(help="Pictures, each with a truth file page.json beside page.png.")],
+    out: Annotated[Path | None, typer.Option(help="Folder for evaluation.json, answers.jsonl, worst.html.")] = None,
+    model: Model = None,
+    engine: Engine = None,
+    option: EngineOptions = None,
+    language: Prompts = "en",
+    tasks: Annotated[list[str] | None, typer.Option(help="text, summary, label, fields, questions, tools.")] = None,
+    labels: Labels = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Score only the first pages.")] = None,
+    concurrency: Concurrency = 16,
+    seed: Annotated[int, typer.Option(help="Of the resampling behind the intervals.")] = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Score a model over pages whose truth is known."""
+    from glm4v_core.cli_eval import run_evaluation, tasks_from
+    from glm4v_core.evaluation import EvaluationOptions
+
+    options = EvaluationOptions(language, tasks_from(tasks), split(labels), limit, concurrency, seed=seed)
+    run_evaluation(lambda: _load(model, engine, option), folder, options, out, overwrite=overwrite)
+
+
+@app.command()
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False) -> None:
+    """Say what is installed, and which engines and models would run on this machine."""
+    from glm4v_core.cli_doctor import print_findings
+    from glm4v_core.doctor import examine
+
+    findings = examine()
+    if as_json:
+        typer.echo(json.dumps(findings.as_json(), ensure_ascii=False, indent=1))
+    else:
+        print_findings(findings)
+
+
+def _load(model: str | None, engine: str | None, options: list[str] | None) -> Glm4v:
+    from glm4v_core.model import Glm4v
+
+    return Glm4v.load(model, engine, **dict(map(_setting, options or ())))
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    """Read NAME=VALUE; a value that is not JSON is a string."""
+    name, separator, value = text.partition("=")
+    if not separator:
+        raise ConfigError(f"--option {text!r} has no value.", hint="Write it as NAME=VALUE.")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value

@@ -1,0 +1,271 @@
+"""What an answer may look like: eager checks of schemas, choices and tools, and the grammar that enforces them.
+
+The grammar is text in llguidance's dialect of Lark and covers the answer alone: engines start it when the thought is
+over, or with the first token that does not open one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, assert_never
+
+from glm4v_core.dialects import TOOL_TAGS, Dialect
+from glm4v_core.errors import ConstraintError, InvalidOutputError
+from glm4v_core.schemas import check_json, check_schema
+from glm4v_core.types import Choices, Constraint, JsonSchema, Regex, Request, Tool
+
+MAX_CALLS = 16
+"""Calls one answer may hold; without a bound a weak model calls for ever."""
+CACHED_GRAMMARS = 128
+
+# Unbounded white space lets a model write spaces for ever; one space after a separator is how most models write.
+_JSON_OPTIONS = {
+    "whitespace_flexible": False,
+    "item_separator": ", ?",
+    "key_separator": ": ?",
+    "coerce_one_of": True,
+}
+_NEWLINE = '"\\n"?'
+
+
+@dataclass(frozen=True, slots=True)
+class Grammar:
+    """A checked grammar; `text` goes to `llguidance.LLMatcher(tokenizer, text)`."""
+
+    text: str
+
+
+def check_constraint(request: Request) -> None:
+    """Refuse a constraint, tool or tool choice that no answer could satisfy.
+
+    Raises:
+        ConstraintError: names what is wrong. What only a grammar compiler can tell is left to `compile_grammar`.
+    """
+    _check_tools(request.tools)
+    _check_tool_choice(request)
+    match request.constraint:
+        case JsonSchema(schema):
+            check_schema(schema, "The answer's schema")
+        case Choices(options):
+            _check_choices(options)
+        case Regex(pattern):
+            if not pattern:
+                raise ConstraintError("The regex is empty.", hint="Leave the constraint out, or give a pattern.")
+        case None:
+            pass
+        case _:
+            assert_never(request.constraint)
+
+
+def compile_grammar(request: Request, dialect: Dialect) -> Grammar | None:
+    """Write the grammar of everything between the thought and the token that ends the turn.
+
+    Returns:
+        None when the request constrains nothing.
+
+    Raises:
+        ConstraintError: the constraint or a tool's schema cannot be compiled.
+    """
+    check_constraint(request)
+    lark = _Lark(dialect)
+    answer = _answer(lark, request)
+    if answer is None:
+        return None
+    lark.rule("start", f"{_lead(dialect)} ({answer})")
+    return _checked("\n".join(lark.lines))
+
+
+def check_answer(text: str, constraint: Constraint) -> None:
+    """Check a finished answer against its constraint once more; a grammar is only as good as its compiler.
+
+    Regexes are left to the grammar: Python and Rust read them differently.
+
+    Raises:
+        InvalidOutputError: the answer is not what the constraint asked for.
+    """
+    match constraint:
+        case JsonSchema(schema):
+            check_json(text, schema)
+        case Choices(options):
+            if text not in options:
+                raise InvalidOutputError(f"The answer {text[:200]!r} is not one of the {len(options)} choices.")
+        case Regex():
+            pass
+        case _:
+            assert_never(constraint)
+
+
+class _Lark:
+    """Collects the rules of one grammar and knows which tags are single tokens."""
+
+    def __init__(self, dialect: Dialect) -> None:
+        self.lines = ["%llguidance {}"]
+        # Where our own system text explains tools, the tokenizer has no tokens for their tags.
+        self._plain = frozenset() if dialect.tools == "template" else frozenset(TOOL_TAGS)
+
+    def rule(self, name: str, body: str) -> str:
+        self.lines.append(f"{name}: {body}")
+        return name.partition("[")[0]
+
+    def tag(self, tag: str) -> str:
+        return _quoted(tag) if tag in self._plain else tag
+
+    def raw_value(self) -> str:
+        """Match any text up to the tag that ends a value, and that tag; the text may not even spell it."""
+        name, end = f"text_{len(self.lines)}", "</arg_value>"
+        spelled = _slashed(end)
+        if end in self._plain:
+            return self.rule(f"{name}[lazy]", f"/(?s:.*){spelled}/")
+        text = self.rule(name.upper(), f"/(?s:.*)/ & ~/(?s:.*){spelled}(?s:.*)/")
+        return self.rule(name, f"{text} {end}")
+
+
+def _lead(dialect: Dialect) -> str:
+    """Allow what models write before an answer: a newline, and the tag that opens it."""
+    return f"({_NEWLINE} {dialect.answer[0]})? {_NEWLINE}" if dialect.answer else _NEWLINE
+
+
+def _answer(lark: _Lark, request: Request) -> str | None:
+    final = None if request.constraint is None else _final(request.constraint)
+    choice = request.tool_choice
+    if choice == "none" or not request.tools:
+        return final
+    if choice == "auto":
+        return None if final is None else f"{_calls(lark, request.tools)} | {final}"
+    if choice == "required":
+        return _calls(lark, request.tools)
+    return _call(lark, next(tool for tool in request.tools if tool.name == choice))
+
+
+def _final(constraint: Constraint) -> str:
+    match constraint:
+        case JsonSchema(schema):
+            return _json(schema)
+        case Choices(options):
+            return " | ".join(map(_quoted, options))
+        case Regex(pattern):
+            return f"/{_slashed(pattern)}/"
+        case _:
+            assert_never(constraint)
+
+
+def _calls(lark: _Lark, tools: Sequence[Tool]) -> str:
+    one = lark.rule("call", " | ".join(_call(lark, tool) for tool in tools))
+    return f"{one} ({_NEWLINE} {one}){{0,{MAX_CALLS - 1}}}"
+
+
+def _call(lark: _Lark, tool: Tool) -> str:
+    parameters = tool.parameters
+    required = parameters.get("required", ())
+    arguments = [
+        _argument(lark, _quoted(key), schema, parameters) + ("" if key in required else "?")
+        for key, schema in parameters.get("properties", {}).items()
+    ]
+    extra = parameters.get("additionalProperties", False)
+    if extra is not False:
+        arguments.append(_argument(lark, "/[^<\\n]+/", extra, parameters) + f"{{0,{MAX_CALLS}}}")
+    body = f"{lark.tag('<tool_call>')} {_quoted(tool.name)} {_NEWLINE} {' '.join(arguments)} {lark.tag('</tool_call>')}"
+    return lark.rule(f"call_{len(lark.lines)}", body)
+
+
+def _argument(lark: _Lark, key: str, schema: Any, root: Mapping[str, Any]) -> str:
+    """Match one key with its value: strings stand raw between the tags, everything else is JSON."""
+    schema = schema if isinstance(schema, Mapping) else {}
+    literals = _literals(_resolved(schema, root))
+    closing = lark.tag("</arg_value>")
+    if literals:
+        value = f"({' | '.join(map(_quoted, literals))}) {closing}"
+    elif _takes_text(schema, root):
+        value = lark.raw_value()
+    else:
+        definitions = {name: root[name] for name in ("$defs", "definitions") if name in root}
+        value = f"{_json({**definitions, **schema})} {closing}"
+    key_span = f"{lark.tag('<arg_key>')} {key} {lark.tag('</arg_key>')}"
+    return lark.rule(
+        f"argument_{len(lark.lines)}", f"{key_span} {_NEWLINE} {lark.tag('<arg_value>')} {value} {_NEWLINE}"
+    )
+
+
+def _takes_text(schema: Mapping[str, Any], root: Mapping[str, Any], seen: frozenset[str] = frozenset()) -> bool:
+    """Tell whether a value under `schema` may be a string, so that it is written without quotes."""
+    reference = schema.get("$ref")
+    if isinstance(reference, str):
+        return reference not in seen and _takes_text(_resolved(schema, root), root, seen | {reference})
+    values = [schema["const"]] if "const" in schema else schema.get("enum")
+    if values is not None:
+        return any(isinstance(value, str) for value in values)
+    for keyword in ("anyOf", "oneOf", "allOf"):
+        if keyword in schema:
+            return any(_takes_text(part, root, seen) for part in schema[keyword] if isinstance(part, Mapping))
+    kind = schema.get("type", "string")
+    return "string" in (kind if isinstance(kind, list) else [kind])
+
+
+def _resolved(schema: Mapping[str, Any], root: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Follow one local reference; an unknown one resolves to itself, for the compiler to refuse."""
+    reference = schema.get("$ref")
+    if not isinstance(reference, str):
+        return schema
+    found: Any = root
+    for name in reference.removeprefix("#").strip("/").split("/"):
+        found = found.get(name.replace("~1", "/").replace("~0", "~")) if isinstance(found, Mapping) else None
+    return found if isinstance(found, Mapping) else {"type": "null"}
+
+
+def _literals(schema: Mapping[str, Any]) -> list[str] | None:
+    values = [schema["const"]] if "const" in schema else schema.get("enum")
+    return values if values and all(isinstance(value, str) for value in values) else None
+
+
+def _json(schema: Mapping[str, Any]) -> str:
+    return "%json " + json.dumps({**schema, "x-guidance": _JSON_OPTIONS}, ensure_ascii=False)
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _slashed(pattern: str) -> str:
+    from llguidance import regex_to_lark
+
+    return str(regex_to_lark(pattern, ""))
+
+
+@lru_cache(maxsize=CACHED_GRAMMARS)
+def _checked(text: str) -> Grammar:
+    from llguidance import LLMatcher
+
+    failed, messages = LLMatcher.validate_grammar_with_warnings(text)
+    if failed:
+        raise ConstraintError(f"The constraint cannot be compiled: {messages[0].strip()}")
+    return Grammar(text)
+
+
+def _check_tools(tools: Sequence[Tool]) -> None:
+    names = [tool.name for tool in tools]
+    for tool in tools:
+        if not tool.name or any(mark in tool.name for mark in "<>\n"):
+            raise ConstraintError(f"{tool.name!r} cannot be a tool's name.", hint="Use letters, digits, - and _.")
+        check_schema(tool.parameters, f"The schema of tool {tool.name!r}")
+    if len(set(names)) < len(names):
+        raise ConstraintError(f"Two tools have the same name: {names}.", hint="Give every tool a name of its own.")
+
+
+def _check_tool_choice(request: Request) -> None:
+    choice, names = request.tool_choice, [tool.name for tool in request.tools]
+    if choice in ("auto", "none"):
+        return
+    if not names:
+        raise ConstraintError(f"tool_choice is {choice!r}, but there are no tools.", hint="Pass some, or leave it out.")
+    if choice != "required" and choice not in names:
+        raise ConstraintError(f"tool_choice names the unknown tool {choice!r}.", hint=f"Known tools: {names}.")
+
+
+def _check_choices(options: Sequence[str]) -> None:
+    if not options:
+        raise ConstraintError("The list of choices is empty.", hint="Give at least one choice.")
+    if not all(options) or len(set(options)) < len(options):
+        raise ConstraintError("Choices must be non-empty and different.", hint="Remove empty and double choices.")

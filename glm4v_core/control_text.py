@@ -1,0 +1,36 @@
+"""Control tokens in data: text that comes from people, documents and tools may never act as a token.
+
+A tokenizer turns the characters `<|image|>` into the image token wherever they stand, so a page that shows them would
+shift every image of the prompt, and `<|assistant|>` would begin a turn. One space after the first character breaks
+the token, keeps the text readable, and cannot make another token, since no control token holds a space.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+from glm4v_core.dialects import Dialect
+
+
+def neutralise(text: str, dialect: Dialect, *, keep: tuple[str, ...] = ()) -> str:
+    """Break every control token of the dialect in `text`, except those in `keep`."""
+    return _control_tokens(dialect, keep).sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)
+
+
+def neutralise_all(value: Any, dialect: Dialect) -> Any:
+    """Break control tokens in every string of a JSON-like value, keys included; copy it to plain dicts and lists."""
+    if isinstance(value, str):
+        return neutralise(value, dialect)
+    if isinstance(value, Mapping):
+        return {neutralise(str(key), dialect): neutralise_all(item, dialect) for key, item in value.items()}
+    if isinstance(value, Sequence):
+        return [neutralise_all(item, dialect) for item in value]
+    return value
+
+
+@lru_cache
+def _control_tokens(dialect: Dialect, keep: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile("|".join(re.escape(token) for token in dialect.control_tokens if token not in keep))

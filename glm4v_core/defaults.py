@@ -1,0 +1,112 @@
+"""Makes a request complete, or refuses it by name before an engine sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from glm4v_core.constraint import check_constraint
+from glm4v_core.errors import ConfigError, MessageError, UnsupportedError
+from glm4v_core.families import Family
+from glm4v_core.images import Image
+from glm4v_core.types import Request, Sampling, ToolResult
+
+MAX_LOGPROBS = 20
+
+# What a value must be at least, at most; None is no bound.
+_BOUNDS: dict[str, tuple[float, float | None]] = {
+    "temperature": (0.0, None),
+    "top_p": (0.0, 1.0),
+    "top_k": (0, None),
+    "repetition_penalty": (0.0, None),
+    "max_tokens": (1, None),
+    "logprobs": (0, MAX_LOGPROBS),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """What a model uses where a request says nothing. What is None here is the family's default."""
+
+    sampling: Sampling = field(default_factory=Sampling)
+    thinking: bool | None = None
+    thinking_budget: int | None = None
+    timeout: float | None = None
+
+
+def complete(request: Request, defaults: Defaults, family: Family) -> Request:
+    """Fill in what a request leaves open; max_tokens stays open when nobody sets it.
+
+    Raises:
+        InputError, ConfigError: the request cannot be served, whatever the engine does.
+    """
+    filled = replace(
+        request,
+        sampling=_filled(request.sampling, defaults.sampling, family.sampling),
+        thinking=_first(request.thinking, defaults.thinking, family.thinking),
+        thinking_budget=_first(request.thinking_budget, defaults.thinking_budget),
+        timeout=_first(request.timeout, defaults.timeout),
+    )
+    _check_settings(filled)
+    _check_family(filled, family)
+    _check_images(filled, family)
+    check_constraint(filled)
+    return filled
+
+
+def images_of(request: Request) -> Iterator[Image]:
+    """Yield the images of a request as they stand in its messages."""
+    for part in (part for message in request.messages for part in message.parts):
+        for inner in part.parts if isinstance(part, ToolResult) else (part,):
+            if isinstance(inner, Image):
+                yield inner
+
+
+def _filled(call: Sampling, model: Sampling, family: Sampling) -> Sampling:
+    # How many tokens fit is known only with the prompt; see `engines.new_tokens`.
+    family = replace(family, max_tokens=None)
+    values = {name: _first(*(getattr(level, name) for level in (call, model, family))) for name in _SAMPLING}
+    return Sampling(**values, stop=call.stop or model.stop)
+
+
+_SAMPLING = [entry.name for entry in fields(Sampling) if entry.name != "stop"]
+
+
+def _first(*values: Any) -> Any:
+    return next((value for value in values if value is not None), None)
+
+
+def _check_settings(request: Request) -> None:
+    for name, (lowest, highest) in _BOUNDS.items():
+        value = getattr(request.sampling, name)
+        if value is not None and not (lowest <= value <= (value if highest is None else highest)):
+            raise ConfigError(
+                f"{name}={value} is out of range.", hint=f"At least {lowest}, at most {highest or 'any'}."
+            )
+    if request.sampling.repetition_penalty == 0:
+        raise ConfigError("repetition_penalty=0 is out of range.", hint="1 is off; more than 1 discourages repetition.")
+    if not all(request.sampling.stop):
+        raise ConfigError("A stop string is empty.", hint="Leave it out.")
+    if request.thinking_budget is not None and request.thinking_budget < 0:
+        raise ConfigError(f"thinking_budget={request.thinking_budget} is negative.", hint="0 is no thought at all.")
+    if request.timeout is not None and request.timeout <= 0:
+        raise ConfigError(f"timeout={request.timeout} is not positive.", hint="None waits for ever.")
+
+
+def _check_family(request: Request, family: Family) -> None:
+    dialect = family.dialect
+    if not request.messages:
+        raise MessageError("The request has no messages.", hint="Send at least one user message.")
+    if request.thinking and dialect.think is None:
+        raise UnsupportedError(f"{family.name} cannot think.", hint="Leave thinking off.")
+    if request.tools and request.tool_choice != "none" and dialect.tools == "none":
+        raise UnsupportedError(f"{family.name} knows no tools.", hint="Leave them out, or load a newer model.")
+
+
+def _check_images(request: Request, family: Family) -> None:
+    count, most = sum(1 for _ in images_of(request)), family.limits.max_images
+    if count > most:
+        raise MessageError(
+            f"The request has {count} images; {family.name} takes {most}.", hint="Send fewer images in one request."
+        )

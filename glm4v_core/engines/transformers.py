@@ -1,0 +1,177 @@
+"""The transformers engine: any model of the family on any device torch knows, many requests at once."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import torch
+import transformers
+
+from glm4v_core.engines import EngineInfo, TokenCount, new_tokens
+from glm4v_core.engines.checkpoint import Checkpoint, load_checkpoint
+from glm4v_core.engines.decoding import Clock, Generation
+from glm4v_core.engines.grammars import Grammars
+from glm4v_core.engines.options import TransformersOptions
+from glm4v_core.engines.prefix_cache import ReuseCache
+from glm4v_core.engines.preparing import PixelJobs, PreparedPrompt, Preparer
+from glm4v_core.engines.runner import Runner
+from glm4v_core.engines.sampling import Chooser
+from glm4v_core.engines.scheduler import Scheduler
+from glm4v_core.engines.vision import Vision
+from glm4v_core.errors import ConfigError, EngineClosedError
+from glm4v_core.prompt import ChatTemplate
+from glm4v_core.types import Piece, Request
+
+CPU_CACHE_BYTES = 2**30
+ACCELERATOR_PATCHES = 2**15
+"""Most image patches that an accelerator encodes in one call."""
+ACCELERATOR_CACHE_SHARE = 10
+"""One part in so many of an accelerator's memory holds what may be reused."""
+
+
+DEFAULT_OPTIONS = TransformersOptions()
+
+
+class TransformersEngine:
+    """Serves one loaded checkpoint; implements `glm4v_core.engines.Engine`."""
+
+    def __init__(self, checkpoint: Checkpoint, options: TransformersOptions = DEFAULT_OPTIONS) -> None:
+        self._info = _info(checkpoint, options)
+        self._machine: _Machine | None = _Machine(checkpoint, options, self._info)
+
+    @classmethod
+    def load(
+        cls, model: str | os.PathLike[str], options: Mapping[str, Any] | TransformersOptions = DEFAULT_OPTIONS
+    ) -> TransformersEngine:
+        """Load a checkpoint folder or hub id. Takes as long as reading the weights takes.
+
+        Raises:
+            UnknownOptionError: see `TransformersOptions` for what there is.
+            ModelNotFoundError, ModelLoadError, UnsupportedError: see `load_checkpoint`.
+        """
+        if not isinstance(options, TransformersOptions):
+            options = TransformersOptions.from_mapping(options)
+        return cls(load_checkpoint(model, options), options)
+
+    @property
+    def info(self) -> EngineInfo:
+        return self._info
+
+    async def stream(self, request: Request) -> AsyncGenerator[Piece, None]:
+        """Yield raw text as it is made; closing the iterator frees the request's slot before the next step.
+
+        Raises:
+            ContextOverflowError: prompt and max_tokens exceed the context window.
+            OutOfMemoryError: this request did not fit; others go on.
+            EngineDeadError, EngineClosedError: the engine is gone.
+        """
+        clock = Clock()
+        machine = self._open()
+        generation = await machine.generation(request, clock)
+        machine.scheduler.submit(generation)
+        finished = False
+        try:
+            while not finished:
+                item = await generation.events.get()
+                finished = isinstance(item, Exception) or item.finish is not None
+                if isinstance(item, Exception):
+                    raise item
+                yield item
+        finally:
+            if not finished:
+                machine.scheduler.cancel(generation)
+
+    async def count_tokens(self, request: Request) -> TokenCount:
+        """Count a request's prompt exactly, without making any pixels."""
+        prompt = await self._open().prompt(request)
+        return TokenCount(len(prompt.ids), prompt.image_tokens)
+
+    async def close(self) -> None:
+        """Stop the worker and give the model's memory back; requests that still run fail."""
+        machine, self._machine = self._machine, None
+        if machine is not None:
+            await asyncio.to_thread(machine.close)
+            del machine
+            if torch.accelerator.is_available():
+                torch.accelerator.empty_cache()
+
+    def _open(self) -> _Machine:
+        if self._machine is None:
+            raise EngineClosedError("The engine was closed.")
+        self._machine.scheduler.check()
+        return self._machine
+
+
+class _Machine:
+    """Everything that holds on to the model."""
+
+    def __init__(self, checkpoint: Checkpoint, options: TransformersOptions, info: EngineInfo) -> None:
+        self._options = options
+        self._info = info
+        self._template = ChatTemplate(checkpoint.template, checkpoint.family.dialect)
+        self._vocabulary = checkpoint.vocabulary()
+        self._grammars = Grammars(checkpoint)
+        self._preparer = Preparer(checkpoint, max_image_tokens=options.max_image_tokens)
+        self._threads = ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="glm4v-prepare")
+        runner = Runner(checkpoint.model, rows=options.slots)
+        self._device = runner.device
+        reuse = ReuseCache(_cache_bytes(options, runner.device))
+        # One page after the other keeps a CPU's caches warm; an accelerator wants many at once.
+        patches = 1 if runner.device.type == "cpu" else ACCELERATOR_PATCHES
+        vision = Vision(runner, reuse, PixelJobs(self._preparer, self._threads), patches=patches)
+        self.scheduler = Scheduler(runner, vision, reuse, slots=options.slots)
+
+    async def prompt(self, request: Request) -> PreparedPrompt:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._prepare, request)
+
+    async def generation(self, request: Request, clock: Clock) -> Generation:
+        """Prepare a request in another thread."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, self._generation, request, clock, loop)
+
+    def close(self) -> None:
+        self.scheduler.close()
+        self._threads.shutdown(cancel_futures=True)
+
+    def _prepare(self, request: Request) -> PreparedPrompt:
+        return self._preparer.prepare(self._template.render(request))
+
+    def _generation(self, request: Request, clock: Clock, loop: asyncio.AbstractEventLoop) -> Generation:
+        prompt = self._prepare(request)
+        wanted = new_tokens(request, self._info, len(prompt.ids))
+        matcher = self._grammars.matcher(request)
+        chooser = Chooser(
+            request.sampling, prompt.ids, size=self._vocabulary.size, device=self._device, matcher=matcher
+        )
+        return Generation(
+            request, prompt, chooser, self._vocabulary, self._options, max_tokens=wanted, clock=clock, loop=loop
+        )
+
+
+def _info(checkpoint: Checkpoint, options: TransformersOptions) -> EngineInfo:
+    longest = checkpoint.model.config.text_config.max_position_embeddings
+    context = longest if options.context is None else options.context
+    if context > longest:
+        raise ConfigError(f"context={context} is more than the {longest} tokens that the model can hold.")
+    weights = checkpoint.model.lm_head.weight
+    return EngineInfo(
+        engine="transformers",
+        model=checkpoint.name,
+        family=checkpoint.family,
+        context=context,
+        device=str(weights.device),
+        dtype=str(weights.dtype).removeprefix("torch."),
+        versions={"torch": torch.__version__, "transformers": transformers.__version__},
+    )
+
+
+def _cache_bytes(options: TransformersOptions, device: torch.device) -> int:
+    if options.cache_bytes is not None:
+        return options.cache_bytes
+    if device.type != "cuda":
+        return CPU_CACHE_BYTES
+    return int(torch.cuda.get_device_properties(device).total_memory // ACCELERATOR_CACHE_SHARE)

@@ -1,0 +1,215 @@
+"""Every failure glm4v reports, as one tree.
+
+Glm4vError
+├── ConfigError (ValueError)            a setting, not the data, is wrong
+│   ├── UnknownOptionError              a name nobody knows
+│   ├── UnsupportedError                known, but not by this model or engine
+│   └── MissingDependencyError (ImportError)
+├── InputError (ValueError)             one request or one file is wrong; others go on
+│   ├── MessageError                    roles, parts or tool results that cannot be rendered
+│   ├── ConstraintError                 a schema, regex or choice list that cannot be compiled
+│   ├── ContextOverflowError            prompt plus max_tokens exceed the context window
+│   ├── ImageError
+│   │   ├── ImageNotFoundError (FileNotFoundError)
+│   │   ├── ImageFormatError            not one of the accepted formats
+│   │   ├── ImageBrokenError            truncated or undecodable
+│   │   ├── ImageTooLargeError          pixels, bytes or frames over the cap
+│   │   ├── ImageShapeError             empty or too elongated
+│   │   └── ImageUrlError               a remote URL without a fetch policy
+│   └── PageError
+│       ├── PageBrokenError             a PDF that cannot be parsed
+│       ├── PageEncryptedError          a PDF that needs a password
+│       └── PageLimitError              more pages than the caller allowed
+├── ModelError (RuntimeError)
+│   ├── ModelNotFoundError              no such folder or hub id, or not cached while offline
+│   └── ModelLoadError                  found, but cannot be loaded
+├── EngineError (RuntimeError)          the engine failed while it served a request
+│   ├── EngineClosedError
+│   ├── EngineDeadError                 the worker is gone; every waiting caller gets this
+│   ├── OutOfMemoryError (MemoryError)  this request did not fit; the engine lives on
+│   ├── EngineTimeoutError (TimeoutError)
+│   └── ServerError                     a remote server answered with an error
+└── OutputError (RuntimeError)          the model's answer breaks its contract
+    ├── TruncatedOutputError            cut by max_tokens before it was complete
+    └── InvalidOutputError              complete, but not what the constraint asked for
+"""
+
+from __future__ import annotations
+
+
+class Glm4vError(Exception):
+    """Root of all errors raised by glm4v.
+
+    Attributes:
+        code: stable machine-readable name, the same in rows, logs and traces.
+        hint: what the user can do about it.
+    """
+
+    code = "glm4v_error"
+    hint = "Please report this with the full traceback."
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        if hint is not None:
+            self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} Hint: {self.hint}"
+
+
+class ConfigError(Glm4vError, ValueError):
+    code = "config"
+    hint = "Check the settings against the documentation."
+
+
+class UnknownOptionError(ConfigError):
+    code = "unknown_option"
+    hint = "Check the spelling; unknown options are never ignored."
+
+
+class UnsupportedError(ConfigError):
+    code = "unsupported"
+    hint = "Choose another engine or model; `glm4v doctor` lists what each can do."
+
+
+class MissingDependencyError(ConfigError, ImportError):
+    code = "missing_dependency"
+    hint = "Install the extra named in the message."
+
+
+class InputError(Glm4vError, ValueError):
+    code = "input"
+    hint = "Correct the input and send it again."
+
+
+class MessageError(InputError):
+    code = "message"
+    hint = "Check the roles and parts of the messages."
+
+
+class ConstraintError(InputError):
+    code = "constraint"
+    hint = "Simplify the schema, regex or choices."
+
+
+class ContextOverflowError(InputError):
+    code = "context_overflow"
+    hint = "Shorten the prompt, lower max_tokens, or limit image size with max_image_tokens."
+
+
+class ImageError(InputError):
+    code = "image"
+    hint = "Open the file in an image viewer to see whether it is intact."
+
+
+class ImageNotFoundError(ImageError, FileNotFoundError):
+    code = "image_not_found"
+    hint = "Check the path."
+
+
+class ImageFormatError(ImageError):
+    code = "image_format"
+    hint = "Convert it to PNG, JPEG, WebP, GIF, BMP or TIFF."
+
+
+class ImageBrokenError(ImageError):
+    code = "image_broken"
+    hint = "The file is cut off or damaged; copy or scan it again."
+
+
+class ImageTooLargeError(ImageError):
+    code = "image_too_large"
+    hint = "Scale it down, or raise the limit named in the message."
+
+
+class ImageShapeError(ImageError):
+    code = "image_shape"
+    hint = "Crop or pad it: no side may be empty and no side over 200 times the other."
+
+
+class ImageUrlError(ImageError):
+    code = "image_url"
+    hint = "Download the image and pass its bytes or path; nothing is fetched by default."
+
+
+class PageError(InputError):
+    """Attributes: number: the page, counted from 1; None where the whole document is meant."""
+
+    code = "page"
+    number: int | None = None
+    hint = "Open the file in a document viewer to see whether it is intact."
+
+
+class PageBrokenError(PageError):
+    code = "page_broken"
+
+
+class PageEncryptedError(PageError):
+    code = "page_encrypted"
+    hint = "Pass the password, or save a copy without one."
+
+
+class PageLimitError(PageError):
+    code = "page_limit"
+    hint = "Raise max_pages, or split the file."
+
+
+class ModelError(Glm4vError, RuntimeError):
+    code = "model"
+    hint = "Check the model's name and files."
+
+
+class ModelNotFoundError(ModelError):
+    code = "model_not_found"
+    hint = "Pass a checkpoint folder, a hub id that is cached or reachable, or `tiny`."
+
+
+class ModelLoadError(ModelError):
+    code = "model_load"
+    hint = "Run `glm4v doctor` to see which engines and models this machine can run."
+
+
+class EngineError(Glm4vError, RuntimeError):
+    code = "engine"
+    hint = "Send the request again; if it fails again, reload the model."
+
+
+class EngineClosedError(EngineError):
+    code = "engine_closed"
+    hint = "Load the model again after close()."
+
+
+class EngineDeadError(EngineError):
+    code = "engine_dead"
+    hint = "Close it and load the model again; the cause is chained."
+
+
+class OutOfMemoryError(EngineError, MemoryError):
+    code = "out_of_memory"
+    hint = "Lower max_image_tokens or max_tokens, or send fewer requests at once."
+
+
+class EngineTimeoutError(EngineError, TimeoutError):
+    code = "timeout"
+    hint = "Raise the timeout or lower max_tokens."
+
+
+class ServerError(EngineError):
+    code = "server"
+    hint = "Look at the server's log."
+
+
+class OutputError(Glm4vError, RuntimeError):
+    code = "output"
+    hint = "Ask again, or with another prompt."
+
+
+class TruncatedOutputError(OutputError):
+    code = "output_truncated"
+    hint = "Raise max_tokens."
+
+
+class InvalidOutputError(OutputError):
+    code = "output_invalid"
+    hint = "Use a constraint, so that the answer cannot be malformed."

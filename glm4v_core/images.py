@@ -1,0 +1,217 @@
+"""The one gate by which pixels enter: anything image-like becomes checked upright RGB with a content hash."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from dataclasses import dataclass, field
+
+import PIL.Image
+
+from glm4v_core.errors import ConfigError, ImageError, ImageFormatError, ImageShapeError
+from glm4v_core.image_decode import FORMATS, check_header, count_frames, decoding, open_image, reduce_to_fit
+from glm4v_core.image_limits import DEFAULT_LIMITS, ImageLimits
+from glm4v_core.image_pixels import read_orientation, to_rgb, turns_itself, upright
+from glm4v_core.image_source import EncodedSource, Fetch, read_source
+
+__all__ = [
+    "DEFAULT_LIMITS",
+    "Fetch",
+    "Image",
+    "ImageLimits",
+    "ImageSource",
+    "Provenance",
+    "check_max_tokens",
+    "load_frame",
+    "visual_size",
+    "visual_tokens",
+]
+
+ImageSource = EncodedSource | PIL.Image.Image
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Where an image came from and what was done to it.
+
+    Attributes:
+        source: path, URL without query and credentials, "bytes", "data URI", "file object" or "PIL image".
+        format: Pillow's name, "PDF" for a rendered page, "" for pixels that came from no file.
+        size: width and height as a viewer shows them, before any reduction; coordinates of boxes refer to it.
+        frame: index from 0; `frames` is how many the source holds.
+        orientation: EXIF orientation that was applied; 1 is none.
+        notes: what could not be honoured or was changed beyond the documented conversion.
+    """
+
+    source: str
+    format: str
+    size: tuple[int, int]
+    frame: int = 0
+    frames: int = 1
+    orientation: int = 1
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Image:
+    """Checked RGB pixels. Images with equal sha256 and max_tokens are equal.
+
+    Attributes:
+        pixels: upright, mode RGB, without metadata. Treat as read-only.
+        sha256: hex digest over mode, size and pixels.
+        max_tokens: most visual tokens the engine may spend on it; None leaves it to the model.
+    """
+
+    pixels: PIL.Image.Image = field(repr=False)
+    sha256: str
+    provenance: Provenance
+    max_tokens: int | None = None
+
+    @classmethod
+    def load(
+        cls,
+        source: ImageSource,
+        *,
+        frame: int = 0,
+        limits: ImageLimits = DEFAULT_LIMITS,
+        root: str | os.PathLike[str] | None = None,
+        fetch: Fetch | None = None,
+        max_image_tokens: int | None = None,
+    ) -> Image:
+        """Check and decode one image.
+
+        Args:
+            source: path, bytes, data URI, binary file object or PIL image. The content, not the name, tells whether
+                it is JPEG, PNG, WebP, GIF, BMP or TIFF.
+            frame: which frame of an animation or multi-page TIFF, from 0. `load_pages` reads them all.
+                A PIL image is taken at the frame it stands on.
+            limits: caps that are held against the header.
+            root: refuse paths that lead outside this folder, links included.
+            fetch: reads an http, https or ftp URL; without it URLs are refused. File URLs always are.
+                Errors of the policy other than OSError reach the caller unchanged.
+            max_image_tokens: kept as `max_tokens`.
+        """
+        check_max_tokens(max_image_tokens)
+        if isinstance(source, PIL.Image.Image):
+            return _from_pillow(source, frame, limits, max_image_tokens)
+        encoded = read_source(source, limits, root=root, fetch=fetch)
+        opened = open_image(encoded, limits)
+        return load_frame(opened, frame, count_frames(opened), encoded.name, limits, max_image_tokens)
+
+    @property
+    def width(self) -> int:
+        return self.pixels.width
+
+    @property
+    def height(self) -> int:
+        return self.pixels.height
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Image):
+            return NotImplemented
+        return (self.sha256, self.max_tokens) == (other.sha256, other.max_tokens)
+
+    def __hash__(self) -> int:
+        return hash((self.sha256, self.max_tokens))
+
+
+def load_frame(
+    opened: PIL.Image.Image, frame: int, frames: int, name: str, limits: ImageLimits, max_tokens: int | None
+) -> Image:
+    """Decode one frame of an opened file; several calls may share the file."""
+    if not 0 <= frame < frames:
+        raise ImageError(f"{name} has {frames} frames and no frame {frame}.", hint="Frames are counted from 0.")
+    if frames > 1:
+        with decoding(name):
+            opened.seek(frame)
+            check_header(opened, limits, name)
+    hidden = frame == 0 and getattr(opened, "default_image", False)
+    notes = ("frame 0 is a fallback picture that viewers of the animation do not show",) if hidden else ()
+    provenance = Provenance(name, opened.format or "", opened.size, frame, frames, notes=notes)
+    return _decode(opened, provenance, limits, max_tokens)
+
+
+def _from_pillow(image: PIL.Image.Image, frame: int, limits: ImageLimits, max_tokens: int | None) -> Image:
+    name = str(getattr(image, "filename", "")) or "PIL image"
+    if image.format is not None and image.format not in FORMATS | {"MPO"}:
+        raise ImageFormatError(
+            f"{name} was opened as {image.format}, which is not accepted.", hint="Pass image.copy()."
+        )
+    current = image.tell()
+    if frame not in (0, current):
+        raise ImageError(f"{name} stands on frame {current}, not {frame}.", hint="Call image.seek(frame) first.")
+    with decoding(name):
+        check_header(image, limits, name)
+    provenance = Provenance(name, image.format or "", image.size, current, max(count_frames(image), current + 1))
+    return _decode(image, provenance, limits, max_tokens)
+
+
+def _decode(image: PIL.Image.Image, origin: Provenance, limits: ImageLimits, max_tokens: int | None) -> Image:
+    notes: list[str] = []
+    with decoding(origin.source):
+        divisor = reduce_to_fit(image, limits, origin.source)
+        orientation = read_orientation(image, notes) if turns_itself(image) else 1
+        image.load()
+        pixels = to_rgb(image, notes)
+        if not turns_itself(image):  # read after load: a PNG may carry EXIF behind its pixels
+            orientation = read_orientation(image, notes)
+            pixels = upright(pixels, orientation)
+    size = origin.size[::-1] if orientation >= 5 and not turns_itself(image) else origin.size
+    if divisor > 1:
+        notes.append(f"decoded at 1/{divisor} to stay within max_pixels={limits.max_pixels}")
+    provenance = Provenance(
+        origin.source, origin.format, size, origin.frame, origin.frames, orientation, (*origin.notes, *notes)
+    )
+    return Image(pixels, _digest(pixels), provenance, max_tokens)
+
+
+def _digest(pixels: PIL.Image.Image) -> str:
+    digest = hashlib.sha256(f"{pixels.mode}:{pixels.width}x{pixels.height}:".encode())
+    digest.update(pixels.tobytes())
+    return digest.hexdigest()
+
+
+def check_max_tokens(max_tokens: int | None) -> None:
+    """Refuse a token budget that no image can meet."""
+    if max_tokens is not None and max_tokens < 1:
+        raise ConfigError(f"max_image_tokens is {max_tokens}, but an image takes at least one token.")
+
+
+def visual_size(width: int, height: int, *, min_pixels: float, max_pixels: float, factor: int = 28) -> tuple[int, int]:
+    """Size to which the GLM-V processors resize an image before they cut it into visual tokens.
+
+    Args:
+        width: of the image.
+        height: of the image.
+        min_pixels: least area of one still image. The `size` of a preprocessor_config.json counts two frames:
+            halve its shortest_edge and longest_edge.
+        max_pixels: largest area, as above; a budget of n visual tokens is n * factor**2.
+        factor: pixels per side of one visual token, patch size times merge size.
+
+    Returns:
+        Width and height, multiples of factor.
+    """
+    if min(width, height) < 1:
+        raise ImageShapeError(f"An image of {width}x{height} pixels is empty.")
+    if min(width, height) < factor:
+        enlargement = max(factor / width, factor / height)
+        width, height = int(width * enlargement), int(height * enlargement)
+    if max(width, height) / min(width, height) > 200:
+        raise ImageShapeError(f"An image of {width}x{height} pixels is too elongated for the model.")
+    columns, rows = round(width / factor), round(height / factor)
+    area = columns * rows * factor**2
+    if area > max_pixels:
+        shrink = math.sqrt(width * height / max_pixels)
+        columns = max(1, math.floor(width / shrink / factor))
+        rows = max(1, math.floor(height / shrink / factor))
+    elif area < min_pixels:
+        grow = math.sqrt(min_pixels / (width * height))
+        columns, rows = math.ceil(width * grow / factor), math.ceil(height * grow / factor)
+    return columns * factor, rows * factor
+
+
+def visual_tokens(width: int, height: int, *, min_pixels: float, max_pixels: float, factor: int = 28) -> int:
+    """Count the visual tokens an image of this size takes; arguments as in `visual_size`."""
+    wide, high = visual_size(width, height, min_pixels=min_pixels, max_pixels=max_pixels, factor=factor)
+    return wide // factor * (high // factor)

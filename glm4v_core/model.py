@@ -1,0 +1,205 @@
+"""`Glm4v`: the one door to a loaded model, for the adapters, the command line and everybody else."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, Generator, Iterable, Sequence
+from contextlib import aclosing
+from types import TracebackType
+from typing import Any, Literal, Self, overload
+
+from glm4v_core.answer import Answer
+from glm4v_core.defaults import Defaults, complete
+from glm4v_core.engines import Engine, EngineInfo, TokenCount
+from glm4v_core.engines.loading import load_engine, plan_engine
+from glm4v_core.engines.loop import bridge, call, iterate, run
+from glm4v_core.errors import EngineError, EngineTimeoutError, Glm4vError
+from glm4v_core.types import Completion, Delta, Piece, Request, Sampling
+
+
+class Glm4v:
+    """A loaded model. Every method may be called from any thread, those that begin with `a` from any event loop.
+
+    All of them run one asynchronous stream on the engine loop: a whole answer is the fold of its stream, many answers
+    are many streams at once, and breaking off a call aborts its requests inside the engine.
+    """
+
+    def __init__(self, engine: Engine, defaults: Defaults | None = None) -> None:
+        self._engine = engine
+        self._defaults = defaults or Defaults()
+
+    @classmethod
+    def load(
+        cls,
+        model: str | os.PathLike[str] | None = None,
+        engine: str | None = None,
+        *,
+        sampling: Sampling | None = None,
+        thinking: bool | None = None,
+        thinking_budget: int | None = None,
+        timeout: float | None = None,
+        **options: Any,
+    ) -> Self:
+        """Load a model, or share it when it is loaded already with the same engine and options.
+
+        Args:
+            model: checkpoint folder, hub id or "tiny"; None is GLM4V_MODEL, or else "tiny".
+            engine: auto, transformers or scripted; None is GLM4V_ENGINE, or else auto.
+            sampling: what requests use where they say nothing, as do the next three.
+            thinking: see `Request`.
+            thinking_budget: see `Request`.
+            timeout: see `Request`.
+            **options: the engine's own, such as `device` and `slots`; unknown ones raise.
+        """
+        plan = plan_engine(model, engine, options)
+        return cls(run(load_engine(plan)), Defaults(sampling or Sampling(), thinking, thinking_budget, timeout))
+
+    @classmethod
+    def from_engine(cls, engine: Engine, defaults: Defaults | None = None) -> Self:
+        """Use an engine that was made by hand, such as a ScriptedEngine; `close` closes it."""
+        return cls(engine, defaults)
+
+    @property
+    def info(self) -> EngineInfo:
+        return self._engine.info
+
+    def stream(self, request: Request) -> Generator[Delta, None, None]:
+        """Yield the answer as it is made; the last delta carries the whole completion."""
+        return iterate(self._deltas(request))
+
+    def astream(self, request: Request) -> AsyncGenerator[Delta, None]:
+        """Do as `stream` does, in any event loop."""
+        return bridge(self._deltas(request))
+
+    def generate(self, request: Request) -> Completion:
+        """Return the whole answer."""
+        return run(self._generate(request))
+
+    async def agenerate(self, request: Request) -> Completion:
+        """Return the whole answer."""
+        return await call(self._generate(request))
+
+    @overload
+    def generate_many(
+        self, requests: Iterable[Request], *, return_errors: Literal[False] = False
+    ) -> list[Completion]: ...
+
+    @overload
+    def generate_many(self, requests: Iterable[Request], *, return_errors: bool) -> list[Completion | Glm4vError]: ...
+
+    def generate_many(
+        self, requests: Iterable[Request], *, return_errors: bool = False
+    ) -> Sequence[Completion | Glm4vError]:
+        """Return the answers to all requests, which run at once, in their order.
+
+        Args:
+            requests: each with settings of its own.
+            return_errors: put an error in the place of its answer; otherwise the first one ends all and is raised.
+        """
+        return run(self._generate_many(list(requests), return_errors))
+
+    @overload
+    async def agenerate_many(
+        self, requests: Iterable[Request], *, return_errors: Literal[False] = False
+    ) -> list[Completion]: ...
+
+    @overload
+    async def agenerate_many(
+        self, requests: Iterable[Request], *, return_errors: bool
+    ) -> list[Completion | Glm4vError]: ...
+
+    async def agenerate_many(
+        self, requests: Iterable[Request], *, return_errors: bool = False
+    ) -> Sequence[Completion | Glm4vError]:
+        """Do as `generate_many` does."""
+        return await call(self._generate_many(list(requests), return_errors))
+
+    def count_tokens(self, request: Request) -> TokenCount:
+        """Count the tokens of a request's prompt, exactly and with its images."""
+        return run(self._count_tokens(request))
+
+    async def acount_tokens(self, request: Request) -> TokenCount:
+        """Count the tokens of a request's prompt, exactly and with its images."""
+        return await call(self._count_tokens(request))
+
+    def close(self) -> None:
+        """Give the engine back; its memory is freed when nobody shares it any more. Closing twice is harmless."""
+        run(self._engine.close())
+
+    async def aclose(self) -> None:
+        """Do as `close` does."""
+        await call(self._engine.close())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def _deltas(self, request: Request) -> AsyncGenerator[Delta, None]:
+        request = complete(request, self._defaults, self.info.family)
+        answer = Answer(request, self.info)
+        async with aclosing(self._pieces(request)) as pieces:
+            async for piece in pieces:
+                for delta in answer.take(piece):
+                    yield delta
+                if piece.finish is not None:
+                    yield Delta(completion=answer.complete(piece))
+                    return
+        raise EngineError("The engine's stream ended without a finish reason.")
+
+    async def _pieces(self, request: Request) -> AsyncGenerator[Piece, None]:
+        """Read the engine's stream under the request's timeout."""
+        deadline = None if request.timeout is None else asyncio.get_running_loop().time() + request.timeout
+        async with aclosing(self._engine.stream(request)) as pieces:
+            while (piece := await _next_piece(pieces, deadline)) is not None:
+                yield piece
+
+    async def _generate(self, request: Request) -> Completion:
+        async with aclosing(self._deltas(request)) as deltas:
+            completions = [delta.completion async for delta in deltas if delta.completion is not None]
+        return completions[-1]
+
+    async def _generate_many(
+        self, requests: Sequence[Request], return_errors: bool
+    ) -> Sequence[Completion | Glm4vError]:
+        async def outcome(request: Request) -> Completion | Glm4vError:
+            try:
+                return await self._generate(request)
+            except Glm4vError as error:
+                if return_errors:
+                    return error
+                raise
+
+        tasks = [asyncio.create_task(outcome(request)) for request in requests]
+        try:
+            return await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _count_tokens(self, request: Request) -> TokenCount:
+        return await self._engine.count_tokens(complete(request, self._defaults, self.info.family))
+
+
+async def _next_piece(pieces: AsyncGenerator[Piece, None], deadline: float | None) -> Piece | None:
+    """Wait for one piece; the deadline holds only here, because between pieces the caller's code runs."""
+    try:
+        async with asyncio.timeout_at(deadline) as limit:
+            return await anext(pieces, None)
+    except TimeoutError as error:
+        if not limit.expired():
+            raise
+        raise EngineTimeoutError("The answer was not complete within the request's timeout.") from error

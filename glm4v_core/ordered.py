@@ -1,0 +1,73 @@
+"""Concurrent work on a long line of items, with bounded memory and results in order."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
+from typing import Any, Generic, TypeVar
+
+S = TypeVar("S")
+R = TypeVar("R")
+
+IN_FLIGHT = 16
+FINISHED_AHEAD = 8
+"""Results kept behind one slow item, as a multiple of the items in flight."""
+
+
+async def in_order(
+    items: Iterable[S], work: Callable[[S], Coroutine[Any, Any, R]], concurrency: int = IN_FLIGHT
+) -> AsyncGenerator[R]:
+    """Work on up to `concurrency` items at once and yield the results in the order of the items.
+
+    Items are drawn in a thread, since drawing may mean rendering a page, and only when there is room for one more.
+    """
+    line = _Line(items, work, concurrency)
+    drawing = asyncio.create_task(line.draw())
+    drawing.add_done_callback(lambda _: line.begun.put_nowait(None))
+    try:
+        while (task := await line.begun.get()) is not None:
+            yield await task
+            line.leave(task)
+        await drawing  # raises what the items raised
+    finally:
+        for begun in (drawing, *line.tasks):
+            begun.cancel()
+        await asyncio.gather(drawing, *line.tasks, return_exceptions=True)
+
+
+class _Line(Generic[S, R]):
+    """Tasks in the order of their items, few running at once and not many more finished."""
+
+    def __init__(self, items: Iterable[S], work: Callable[[S], Coroutine[Any, Any, R]], concurrency: int) -> None:
+        self._items = iter(items)
+        self._work = work
+        self._free = asyncio.Semaphore(concurrency)
+        self._room = asyncio.Semaphore(concurrency * FINISHED_AHEAD)
+        self.tasks: set[asyncio.Task[R]] = set()
+        self.begun: asyncio.Queue[asyncio.Task[R] | None] = asyncio.Queue()
+
+    async def draw(self) -> None:
+        while True:
+            await self._room.acquire()
+            await self._free.acquire()
+            item = await asyncio.to_thread(next, self._items, _END)
+            if isinstance(item, _End):
+                return
+            self._begin(item)
+
+    def _begin(self, item: S) -> None:
+        task = asyncio.create_task(self._work(item))
+        task.add_done_callback(lambda _: self._free.release())
+        self.tasks.add(task)
+        self.begun.put_nowait(task)
+
+    def leave(self, task: asyncio.Task[R]) -> None:
+        self.tasks.discard(task)
+        self._room.release()
+
+
+class _End:
+    """Marks the end of the items, which may be anything."""
+
+
+_END = _End()

@@ -1,0 +1,131 @@
+"""Result files of a run: results.jsonl while it goes, results.json and results.csv from it."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TextIO
+
+from glm4v_core.errors import ConfigError
+from glm4v_core.workflow import Column, DocumentResult, Outcome, PageFailure
+
+Row = dict[str, Any]
+
+JSONL, JSON, CSV = "results.jsonl", "results.json", "results.csv"
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "＝", "＋", "－", "＠")
+"""With these a spreadsheet begins to calculate; the full-width ones do so in Chinese and Japanese versions."""
+_NESTED = ("error", "steps", "fields", "warnings", "notes")
+
+
+def row_of(outcome: Outcome, columns: Sequence[Column]) -> Row:
+    """Make the row of one page; every row of a run has the same keys."""
+    page = outcome.page
+    failure = outcome.error if isinstance(outcome, PageFailure) else None
+    result = outcome if isinstance(outcome, DocumentResult) else None
+    return {
+        "source": page.source,
+        "page": page.number,
+        "pages": page.count,
+        "status": "failed" if failure else "ok",
+        **{column: getattr(result, column, None) for column in columns},
+        "warnings": list(result.warnings) if result else [],
+        "error": asdict(failure) if failure else None,
+        "sha256": page.sha256,
+        "format": page.format,
+        "width": page.size[0],
+        "height": page.size[1],
+        "notes": list(page.notes),
+        "model": result.model if result else "",
+        "steps": {name: asdict(step) for name, step in result.steps.items()} if result else {},
+    }
+
+
+def prepare_folder(folder: Path, *, overwrite: bool) -> None:
+    """Create the folder, unless it holds the results of an earlier run.
+
+    Raises:
+        ConfigError: results are there and may not be overwritten, or the folder cannot be made.
+    """
+    if (folder / JSONL).exists() and not overwrite:
+        raise ConfigError(f"{folder} already holds results.", hint="Choose another --out, or pass --overwrite.")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"The folder {folder} cannot be made: {error}.", hint="Choose another --out.") from error
+
+
+class RowWriter:
+    """Appends rows to results.jsonl, each line written at once, so that a broken-off run leaves a valid file."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file: TextIO = (folder / JSONL).open("w", encoding="utf-8", newline="\n")
+
+    def close(self) -> None:
+        self._file.close()
+
+    def write(self, row: Row) -> None:
+        self._file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        self._file.flush()
+
+
+def read_rows(folder: Path) -> Iterator[Row]:
+    """Read the rows back one by one."""
+    with (folder / JSONL).open(encoding="utf-8") as file:
+        yield from map(json.loads, file)
+
+
+def export(folder: Path) -> None:
+    """Write results.json and results.csv from results.jsonl, without holding all rows."""
+    _export_json(folder)
+    _export_csv(folder)
+
+
+def _export_json(folder: Path) -> None:
+    with (folder / JSON).open("w", encoding="utf-8", newline="\n") as file:
+        file.write("[")
+        for index, row in enumerate(read_rows(folder)):
+            file.write(",\n" if index else "\n")
+            file.write(json.dumps(row, ensure_ascii=False, indent=1))
+        file.write("\n]\n")
+
+
+def _export_csv(folder: Path) -> None:
+    names = list(dict.fromkeys(name for row in read_rows(folder) for name in _flat(row)))
+    with (folder / CSV).open("w", encoding="utf-8-sig", newline="") as file:  # the BOM tells Excel that it is UTF-8
+        writer = csv.DictWriter(file, names, restval="")
+        writer.writeheader()
+        writer.writerows(map(_escaped, map(_flat, read_rows(folder))))
+
+
+def _flat(row: Row) -> Row:
+    """Spread the nested parts over plain cells."""
+    cells = {name: value for name, value in row.items() if name not in _NESTED}
+    cells |= _fields(row.get("fields"))
+    error = row["error"] or {}
+    cells |= {f"error_{part}": error.get(part, "") for part in ("code", "message", "hint")}
+    cells |= {name: "; ".join(row[name]) for name in ("warnings", "notes")}
+    return cells
+
+
+def _fields(fields: Any) -> Mapping[str, Any]:
+    if fields is None:
+        return {}
+    if isinstance(fields, Mapping):
+        return {f"fields.{name}": _cell(value) for name, value in fields.items()}
+    return {"fields": _cell(fields)}
+
+
+def _cell(value: Any) -> Any:
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, (list, dict)) else value
+
+
+def _escaped(cells: Row) -> Row:
+    return {escape_formula(name): escape_formula(value) for name, value in cells.items()}
+
+
+def escape_formula(value: Any) -> Any:
+    """Put an apostrophe before text that a spreadsheet would take for a formula; numbers stay numbers."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA_STARTS) else value

@@ -1,0 +1,174 @@
+"""The built-in questions about a page: each step builds a request and reads the completion to a typed value."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+
+from pydantic import BaseModel, ValidationError
+
+from glm4v_core.constraint import check_answer, check_constraint
+from glm4v_core.errors import ConstraintError, InvalidOutputError, TruncatedOutputError
+from glm4v_core.families import Family
+from glm4v_core.images import Image
+from glm4v_core.task_prompts import DOCUMENT, PROMPTS, Language
+from glm4v_core.types import Choices, Completion, Constraint, FinishReason, JsonSchema, Message, Request, Sampling
+
+if TYPE_CHECKING:
+    from glm4v_core.model import Glm4v
+
+T = TypeVar("T")
+Model = TypeVar("Model", bound=BaseModel)
+Schema = Mapping[str, Any]
+
+INCOMPLETE: frozenset[FinishReason] = frozenset({"length", "length_in_thinking", "repetition", "cancelled"})
+"""How an answer ends that is not whole."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step(Generic[T]):
+    """One question, to be asked about a page image or about its text.
+
+    Attributes:
+        read: turns the completion into the step's value, or raises an OutputError.
+        thinking: off, since these answers are short and often constrained; None is the family's default.
+    """
+
+    name: str
+    prompt: str
+    read: Callable[[Completion], T]
+    constraint: Constraint | None = None
+    thinking: bool | None = False
+    sampling: Sampling = Sampling()
+
+    def request(self, source: Image | str) -> Request:
+        """Build the request; the page comes first, so that all steps on it share one prompt prefix."""
+        message = Message.user(source, self.prompt) if isinstance(source, Image) else _about_text(source, self.prompt)
+        return Request((message,), sampling=self.sampling, thinking=self.thinking, constraint=self.constraint)
+
+    async def arun(self, model: Glm4v, source: Image | str) -> tuple[T, Completion]:
+        """Ask the model; the completion tells how the value came about."""
+        completion = await model.agenerate(self.request(source))
+        return self.read(completion), completion
+
+
+def ocr(language: Language = "en", *, family: Family | None = None) -> Step[str]:
+    """Read the text of a page, line by line, with the prompt on which `family` was trained where it has one."""
+    if family is not None and family.ocr_prompt is not None:
+        # Such a model never thinks, and a switch in the prompt would be foreign to it.
+        return Step("ocr", family.ocr_prompt, _text, thinking=None)
+    return Step("ocr", PROMPTS["ocr"][language], _text)
+
+
+def caption(language: Language = "en", *, prompt: str | None = None) -> Step[str]:
+    """Describe a picture."""
+    return Step("caption", prompt or PROMPTS["caption"][language], _text)
+
+
+def summarize(language: Language = "en") -> Step[str]:
+    """Say in one sentence what a document is about."""
+    return Step("summarize", PROMPTS["summarize"][language], _text)
+
+
+def ask(question: str) -> Step[str]:
+    """Answer a free question."""
+    return Step("ask", question, _text)
+
+
+def classify(labels: Sequence[str], language: Language = "en") -> Step[str]:
+    """Choose exactly one of `labels`.
+
+    Raises:
+        ConstraintError: no labels, an empty one, or one that is there twice.
+    """
+    options = tuple(label.strip() for label in labels)
+    prompt = PROMPTS["classify"][language].format(labels=", ".join(options))
+    return _constrained("classify", prompt, Choices(options), str)
+
+
+@overload
+def extract(wanted: type[Model], language: Language = "en", *, prompt: str | None = None) -> Step[Model]: ...
+
+
+@overload
+def extract(
+    wanted: Sequence[str] | Schema, language: Language = "en", *, prompt: str | None = None
+) -> Step[Mapping[str, Any]]: ...
+
+
+def extract(
+    wanted: Sequence[str] | Schema | type[BaseModel], language: Language = "en", *, prompt: str | None = None
+) -> Step[Any]:
+    """Read fields as JSON.
+
+    Args:
+        wanted: field names (each a string or null), a JSON schema, or a pydantic model.
+        language: of the built-in wording.
+        prompt: replaces that wording.
+
+    Raises:
+        ConstraintError: no field, or not a JSON schema.
+    """
+    schema = _schema_of(wanted)
+    text = prompt or PROMPTS["extract"][language].format(fields=_describe(schema))
+
+    def value_of(answer: str) -> Any:
+        return _filled(wanted, answer) if isinstance(wanted, type) else json.loads(answer)
+
+    return _constrained("extract", text, JsonSchema(schema), value_of)
+
+
+def _about_text(text: str, prompt: str) -> Message:
+    # A document must not be able to close its own wrapping and go on as the user.
+    return Message.user(DOCUMENT.format(text=text.replace("</document>", "</ document>")) + prompt)
+
+
+def _text(completion: Completion) -> str:
+    return completion.text.strip()
+
+
+def _constrained(name: str, prompt: str, constraint: Constraint, value_of: Callable[[str], T]) -> Step[T]:
+    def read(completion: Completion) -> T:
+        answer = completion.text.strip()
+        if completion.finish in INCOMPLETE:
+            raise TruncatedOutputError(f"The answer ended early ({completion.finish}); it begins {answer[:80]!r}.")
+        check_answer(answer, constraint)
+        return value_of(answer)
+
+    step = Step(name, prompt, read, constraint)
+    check_constraint(step.request(""))
+    return step
+
+
+def _schema_of(wanted: Sequence[str] | Schema | type[BaseModel]) -> Schema:
+    if isinstance(wanted, type):
+        return wanted.model_json_schema()
+    if isinstance(wanted, Mapping):
+        return wanted
+    if isinstance(wanted, str) or not wanted:
+        raise ConstraintError(f"The fields must be a list of names, not {wanted!r}.", hint="Name at least one field.")
+    fields = {name: {"type": ["string", "null"]} for name in wanted}
+    return {"type": "object", "properties": fields, "required": list(fields), "additionalProperties": False}
+
+
+def _describe(schema: Schema) -> str:
+    """Name the fields of a flat schema; show any other one whole, for names alone would say too little of it."""
+    fields = schema.get("properties")
+    if isinstance(fields, Mapping) and fields and all(_is_plain(field) for field in fields.values()):
+        return ", ".join(fields)
+    return json.dumps(schema, ensure_ascii=False)
+
+
+def _is_plain(field: Any) -> bool:
+    if not isinstance(field, Mapping) or not field.keys() <= {"type", "title", "default", "anyOf"}:
+        return False
+    return all(_is_plain(variant) for variant in field.get("anyOf", ()))
+
+
+def _filled(wanted: type[Model], answer: str) -> Model:
+    try:
+        return wanted.model_validate_json(answer)
+    except ValidationError as error:
+        raise InvalidOutputError(f"The answer does not fit {wanted.__name__}: {error}.") from error

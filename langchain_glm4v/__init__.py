@@ -1,0 +1,13 @@
+"""GLM-V models on your own machine, for LangChain."""
+
+from langchain_glm4v._convert import image_block
+from langchain_glm4v.chat_model import ChatGLM4V
+from langchain_glm4v.errors import ChatContextOverflowError, ChatModelNotFoundError, ChatTimeoutError
+
+__all__ = [
+    "ChatContextOverflowError",
+    "ChatGLM4V",
+    "ChatModelNotFoundError",
+    "ChatTimeoutError",
+    "image_block",
+]

@@ -1,0 +1,140 @@
+"""LangChain messages to messages of the core. Pure: the same input gives the same parts, in the same order."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import PIL.Image
+from langchain_core.messages import AIMessage, BaseMessage, ChatMessage, HumanMessage, SystemMessage, ToolMessage
+
+from glm4v_core import Image, ImageSource, Message, Part, Role, Text, Thinking, ToolCall, ToolResult
+from glm4v_core.errors import ImageUrlError, MessageError, UnsupportedError
+
+IMAGE_BLOCK = "glm4v_image"
+_ROLES: Mapping[str, Role] = {"system": "system", "user": "user", "human": "user", "assistant": "assistant"}
+_LATER = ("file", "video", "video_url", "audio", "input_audio")
+
+
+def image_block(source: ImageSource | Image, *, max_image_tokens: int | None = None) -> dict[str, Any]:
+    """Make a content block of a path, bytes, data URI, file object, PIL image or loaded image.
+
+    The picture passes the image gate here and is not encoded again: no base64 in prompts, traces and cache keys.
+
+    Args:
+        source: a path is taken only here, never from a message, which may come from a stranger.
+        max_image_tokens: most visual tokens to spend on it.
+    """
+    image = source if isinstance(source, Image) else Image.load(source, max_image_tokens=max_image_tokens)
+    # LangChain's caches write objects by their repr; the hash keeps two pictures apart there.
+    return {"type": IMAGE_BLOCK, "image": image, "sha256": image.sha256}
+
+
+def to_messages(messages: Iterable[BaseMessage], max_image_tokens: int | None = None) -> tuple[Message, ...]:
+    """Convert a conversation.
+
+    Args:
+        messages: as `BaseChatModel` hands them on, that is with normalised blocks.
+        max_image_tokens: for every image that brings no limit of its own.
+
+    Raises:
+        MessageError: a kind of message or block that nobody knows.
+        UnsupportedError: a known block that this version cannot read.
+        ImageError: an image that the gate refuses.
+    """
+    return tuple(_to_message(message, max_image_tokens) for message in messages)
+
+
+def _to_message(message: BaseMessage, max_image_tokens: int | None) -> Message:
+    parts = tuple(_to_part(block, max_image_tokens) for block in message.content_blocks)
+    match message:
+        case SystemMessage():
+            return Message("system", parts)
+        case HumanMessage():
+            return Message("user", parts)
+        case AIMessage():
+            return Message("assistant", (*parts, *map(_broken_call, message.invalid_tool_calls)))
+        case ToolMessage():
+            return Message("tool", (_tool_result(message, parts),))
+        case ChatMessage() if message.role in _ROLES:
+            return Message(_ROLES[message.role], parts)
+    role = f" with role {message.role!r}" if isinstance(message, ChatMessage) else ""
+    raise MessageError(f"A {type(message).__name__}{role} cannot be sent to the model.")
+
+
+def _tool_result(message: ToolMessage, parts: Sequence[Part]) -> ToolResult:
+    return ToolResult(message.tool_call_id, tuple(part for part in parts if isinstance(part, (Text, Image))))
+
+
+def _broken_call(call: Mapping[str, Any]) -> ToolCall:
+    return ToolCall(call["id"] or "", call["name"] or "", None, raw=call["args"] or "", error=call["error"])
+
+
+def _to_part(block: Mapping[str, Any], max_image_tokens: int | None) -> Part:
+    match block:
+        case {"type": "text" | "text-plain", "text": str(text)}:
+            return Text(text)
+        case {"type": "image"}:
+            return _to_image(block, max_image_tokens)
+        case {"type": "reasoning"}:
+            return Thinking(block.get("reasoning", ""))
+        case {"type": "tool_call", "name": name, "args": arguments}:
+            return ToolCall(block.get("id") or "", name, arguments)
+        case {"type": "non_standard", "value": Mapping() as value}:
+            return _to_foreign_part(value, max_image_tokens)
+    return _refuse(block)
+
+
+def _to_foreign_part(value: Mapping[str, Any], max_image_tokens: int | None) -> Part:
+    """Read a block that LangChain leaves as it is."""
+    match value:
+        case {"type": "glm4v_image", "image": Image() as image}:
+            return image
+        case {"type": "image_url" | "input_image", "image_url": str(url)}:
+            return _from_url(url, max_image_tokens)
+        case {"type": "json", "json": data}:
+            return Text(json.dumps(data, ensure_ascii=False))
+    return _refuse(value)
+
+
+def _to_image(block: Mapping[str, Any], max_image_tokens: int | None) -> Image:
+    match block:
+        case {"image": Image() as image}:
+            return image
+        case {"image": PIL.Image.Image() as pixels}:
+            return Image.load(pixels, max_image_tokens=max_image_tokens)
+        case {"base64": str(data)}:
+            # The gate looks at the bytes; the declared type is only a claim.
+            return Image.load(f"data:;base64,{data}", max_image_tokens=max_image_tokens)
+        case {"url": str(url)}:
+            return _from_url(url, max_image_tokens)
+        case {"file_id": str(name)}:
+            raise UnsupportedError(
+                f"The image block names the uploaded file {name!r}, but there is no file store.",
+                hint="Pass the picture itself: image_block(path), base64 or a data URI.",
+            )
+    raise MessageError(f"An image block has {_keys(block)}, but no image, base64 or url.")
+
+
+def _from_url(url: str, max_image_tokens: int | None) -> Image:
+    scheme, separator, _ = url.partition(":")
+    if separator and scheme.lower() in ("data", "http", "https"):
+        return Image.load(url, max_image_tokens=max_image_tokens)
+    raise ImageUrlError(
+        f"An image URL must be a data URI, not {url[:60]!r}.", hint="Pass a path as image_block(path), or as bytes."
+    )
+
+
+def _refuse(block: Mapping[str, Any]) -> Part:
+    kind = block.get("type")
+    if kind in _LATER:
+        raise UnsupportedError(
+            f"A content block of type {kind!r} cannot be read yet.",
+            hint="Send the pages of a document as images: load_pages and image_block.",
+        )
+    raise MessageError(f"A content block of type {kind!r} with {_keys(block)} is unknown.")
+
+
+def _keys(block: Mapping[str, Any]) -> str:
+    return "the keys " + ", ".join(map(str, block))

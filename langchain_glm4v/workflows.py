@@ -1,0 +1,149 @@
+"""Reading, summarizing and classifying pages as an LCEL runnable, made of parts that can be replaced."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any, Generic, TypeVar
+
+from langchain_core.language_models import LanguageModelInput
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
+from langchain_core.runnables import Runnable, RunnableLambda, RunnablePassthrough
+
+from glm4v_core import (
+    Completion,
+    DocumentResult,
+    Family,
+    Image,
+    ImageSource,
+    Language,
+    Page,
+    Part,
+    Step,
+    Text,
+    tasks,
+)
+from glm4v_core.errors import MessageError
+from langchain_glm4v._convert import image_block
+from langchain_glm4v._results import to_completion
+
+T = TypeVar("T")
+
+Source = Page | Image | ImageSource
+State = dict[str, Any]
+"""What each part gets: `page`, and the values of the parts before it."""
+IN_FLIGHT = 32
+"""Pages of a `batch` in work together, unless its config says otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepAnswer(Generic[T]):
+    """A step's value, with the completion it was read from."""
+
+    name: str
+    value: T
+    completion: Completion
+
+
+def ask_step(llm: Runnable[LanguageModelInput, AIMessage], step: Step[T]) -> Runnable[State, StepAnswer[T]]:
+    """Make a part of a workflow that asks one step of `glm4v_core.tasks` about the page.
+
+    Args:
+        llm: a ChatGLM4V, or a runnable around one, such as `llm.with_retry()`.
+        step: its constraint and sampling are bound to the calls.
+    """
+    return (
+        RunnableLambda(partial(_question, step), name=f"{step.name}_prompt")
+        | llm.bind(**_call_options(step))
+        | RunnableLambda(partial(_read, step), name=f"{step.name}_answer")
+    )
+
+
+def document_workflow(
+    llm: Runnable[LanguageModelInput, AIMessage],
+    *,
+    labels: Sequence[str] = (),
+    language: Language = "en",
+    family: Family | None = None,
+    text: Runnable[State, Any] | None = None,
+    summary: Runnable[State, Any] | None = None,
+    label: Runnable[State, Any] | None = None,
+) -> Runnable[Source, DocumentResult]:
+    """Read, summarize and classify a page.
+
+    The text is read first, the rest together: they find the page's prompt already computed. `batch` takes many pages;
+    so does `batch_as_completed`, which finishes page after page instead of step after step.
+
+    Args:
+        llm: a ChatGLM4V, or a runnable around one.
+        labels: to choose from; without them pages are not classified.
+        language: of the prompts.
+        family: of the model, for one that was trained on a prompt of its own for reading.
+        text: takes the place of reading; gets a mapping with `page` and returns the text.
+        summary: takes the place of summarizing; gets `text` too.
+        label: takes the place of classifying; gets `text` too.
+
+    Raises:
+        ConstraintError: a label is empty or there twice.
+    """
+    text = text or ask_step(llm, tasks.ocr(language, family=family))
+    others = {"summary": summary or ask_step(llm, tasks.summarize(language))}
+    if label is not None or labels:
+        others["label"] = label or ask_step(llm, tasks.classify(labels, language))
+    workflow = (
+        RunnableLambda(_open, name="page")
+        | RunnablePassthrough.assign(text=text)
+        | RunnableLambda(_unpack, name="read")
+        | RunnablePassthrough.assign(**others)
+        | RunnableLambda(_unpack, name="understood")
+        | RunnableLambda(_result, name="result")
+    )
+    return workflow.with_config(run_name="document_workflow", max_concurrency=IN_FLIGHT)
+
+
+def _open(source: Source) -> State:
+    if not isinstance(source, Page):
+        image = source if isinstance(source, Image) else Image.load(source)
+        source = Page(image, image.provenance.source, image.provenance.frame + 1, image.provenance.frames)
+    return {"page": source, "completions": {}}
+
+
+def _question(step: Step[Any], state: State) -> list[BaseMessage]:
+    (message,) = step.request(state["page"].image).messages
+    return [HumanMessage([_block(part) for part in message.parts])]
+
+
+def _block(part: Part) -> dict[str, Any]:
+    match part:
+        case Text():
+            return {"type": "text", "text": part.text}
+        case Image():
+            return image_block(part)
+    raise MessageError(f"A step cannot ask with a {type(part).__name__}.")
+
+
+def _call_options(step: Step[Any]) -> dict[str, Any]:
+    options = asdict(step.sampling) | {"constraint": step.constraint, "reasoning": step.thinking}
+    if (alternatives := options.pop("logprobs")) is not None:
+        options |= {"logprobs": True, "top_logprobs": alternatives}
+    # What a step leaves open is the chat model's to say.
+    return {name: value for name, value in options.items() if value is not None and value != ()}
+
+
+def _read(step: Step[T], message: AIMessage) -> StepAnswer[T]:
+    completion = to_completion(message)
+    return StepAnswer(step.name, step.read(completion), completion)
+
+
+def _unpack(state: State) -> State:
+    """Put values where answers stand; parts that were replaced return plain values."""
+    answers = {key: answer for key, answer in state.items() if isinstance(answer, StepAnswer)}
+    completions = {answer.name: answer.completion for answer in answers.values()}
+    values = {key: answer.value for key, answer in answers.items()}
+    return {**state, **values, "completions": state["completions"] | completions}
+
+
+def _result(state: State) -> DocumentResult:
+    values = {key: value for key, value in state.items() if key not in ("page", "completions")}
+    return DocumentResult.of(state["page"], values, state["completions"])

@@ -1,0 +1,1 @@
+"""How the bundled tiny checkpoint is made: words, documents, pages, questions, tokenizer, network, training."""

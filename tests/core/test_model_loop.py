@@ -1,0 +1,172 @@
+"""Threads, event loops and processes: one engine loop serves them all and never waits for itself."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import gc
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from glm4v_core.engines.loop import engine_loop, run
+from glm4v_core.engines.scripted import ScriptedEngine
+from glm4v_core.errors import EngineDeadError, UnsupportedError
+from glm4v_core.model import Glm4v
+from glm4v_core.types import Message, Request
+
+ASKED = Request((Message.user("Hi"),))
+
+
+def endless() -> ScriptedEngine:
+    return ScriptedEngine(lambda request: ["word "] * 100_000, latency=0.001)
+
+
+def wait_until(happened: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 5
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def test_threads_and_loops_share_one_model() -> None:
+    engine = ScriptedEngine(lambda request: "a b c", latency=0.002)
+    model = Glm4v.from_engine(engine)
+
+    def in_a_loop_of_its_own(_: int) -> str:
+        return asyncio.run(model.agenerate(ASKED)).text
+
+    def in_a_thread(_: int) -> str:
+        return "".join(delta.text for delta in model.stream(ASKED))
+
+    with ThreadPoolExecutor(8) as threads:
+        answers = [*threads.map(in_a_loop_of_its_own, range(4)), *threads.map(in_a_thread, range(4))]
+    assert answers == ["a b c"] * 8
+    assert engine.most_at_once > 1
+
+
+async def test_two_streams_in_one_loop_do_not_mix() -> None:
+    model = Glm4v.from_engine(ScriptedEngine(["a " * 20, "b " * 20], latency=0.001))
+
+    async def read() -> str:
+        return "".join([delta.text async for delta in model.astream(ASKED)])
+
+    assert sorted(await asyncio.gather(read(), read())) == [("a " * 20).strip(), ("b " * 20).strip()]
+
+
+async def test_a_sync_call_works_where_a_loop_is_running() -> None:
+    assert Glm4v.from_engine(ScriptedEngine(["as in a notebook"])).generate(ASKED).text == "as in a notebook"
+
+
+def test_on_the_engine_loop_async_calls_work_and_blocking_ones_are_refused() -> None:
+    model = Glm4v.from_engine(ScriptedEngine(lambda request: "fine"))
+
+    async def on_the_engine_loop() -> list[str]:
+        assert asyncio.get_running_loop() is engine_loop()
+        with pytest.raises(UnsupportedError, match="engine loop"):
+            model.generate(ASKED)
+        with pytest.raises(UnsupportedError, match="engine loop"):
+            next(model.stream(ASKED))
+        streamed = "".join([delta.text async for delta in model.astream(ASKED)])
+        return [streamed, (await model.agenerate(ASKED)).text]
+
+    assert run(on_the_engine_loop()) == ["fine", "fine"]
+
+
+def test_context_variables_of_the_caller_reach_the_engine() -> None:
+    trace = contextvars.ContextVar("trace", default="none")
+    model = Glm4v.from_engine(ScriptedEngine(lambda request: trace.get()))
+    trace.set("mine")
+    assert model.generate(ASKED).text == "mine"
+    assert "".join(delta.text for delta in model.stream(ASKED)) == "mine"
+
+
+def test_an_abandoned_stream_is_aborted() -> None:
+    engine = endless()
+    stream = Glm4v.from_engine(engine).stream(ASKED)
+    next(stream)
+    del stream
+    gc.collect()
+    wait_until(lambda: engine.cancelled)
+
+
+def test_a_stream_abandoned_to_the_engine_loop_does_not_block_it() -> None:
+    engine = endless()
+    held = [Glm4v.from_engine(engine).stream(ASKED)]
+    next(held[0])
+
+    async def collect_garbage() -> None:
+        held.clear()
+
+    run(collect_garbage())
+    wait_until(lambda: engine.cancelled)
+
+
+def test_a_stream_ends_with_its_event_loop() -> None:
+    engine = endless()
+
+    async def read_one() -> None:
+        stream = Glm4v.from_engine(engine).astream(ASKED)
+        await anext(stream)
+
+    asyncio.run(read_one())
+    wait_until(lambda: engine.cancelled)
+
+
+# Python itself complains about a generator whose loop was closed before it.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_loop_that_is_gone_does_not_hurt_the_engine() -> None:
+    engine = ScriptedEngine([["a"] * 20, "b"], latency=0.002)
+    model, loop = Glm4v.from_engine(engine), asyncio.new_event_loop()
+    stream = model.astream(ASKED)
+    loop.run_until_complete(anext(stream))
+    loop.close()
+    wait_until(lambda: not engine.active)
+    assert model.generate(ASKED).text == "b"
+
+
+def test_a_request_that_the_engine_loop_cancels_is_no_silent_end() -> None:
+    def cancel_everything(request: Request) -> str:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        return "never"
+
+    with pytest.raises(EngineDeadError):
+        list(Glm4v.from_engine(ScriptedEngine(cancel_everything)).stream(ASKED))
+
+
+def run_script(script: str) -> str:
+    preamble = (
+        "import os, threading\n"
+        "from glm4v_core.engines.scripted import ScriptedEngine\n"
+        "from glm4v_core.model import Glm4v\n"
+        "from glm4v_core.types import Message, Request\n"
+        "asked = Request((Message.user('Hi'),))\n"
+        "model = Glm4v.from_engine(ScriptedEngine(lambda request: 'a b', latency=0.01))\n"
+    )
+    command = [sys.executable, "-X", "dev", "-W", "error", "-c", preamble + script]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def test_a_process_may_end_in_the_middle_of_an_answer() -> None:
+    assert run_script("stream = model.stream(asked)\nprint(next(stream).text)") == "a\n"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+def test_a_forked_child_gets_an_engine_loop_of_its_own() -> None:
+    script = (
+        "print(model.generate(asked).text, flush=True)\n"
+        "child = os.fork()\n"
+        "print(model.generate(asked).text, flush=True)\n"
+        "if child:\n"
+        "    assert os.waitpid(child, 0)[1] == 0\n"
+    )
+    assert run_script(script) == "a b\n" * 3

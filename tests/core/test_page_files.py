@@ -1,0 +1,80 @@
+"""Finding files as people expect, and reading them with failures among the pages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import PIL.Image
+import pytest
+
+from glm4v_core.page_files import find_files, read_pages
+from glm4v_core.pages import Page
+from glm4v_core.workflow import PageFailure
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    picture = PIL.Image.new("RGB", (30, 30), "white")
+    for name in ("p10.JPG", "p2.png", "P1.Webp", "b/x1.gif", "b/deep/中文.BMP", ".hidden.png", ".git/y.png"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(path)
+    picture.save(tmp_path / "two.tiff", save_all=True, append_images=[picture])
+    (tmp_path / "notes.txt").write_text("x")
+    (tmp_path / "noextension").write_text("x")
+    return tmp_path
+
+
+def test_folders_are_searched_in_natural_order_without_hidden_files(folder: Path) -> None:
+    found = find_files([folder])
+    assert [str(path.relative_to(folder)) for path in found.files] == [
+        "b/deep/中文.BMP",
+        "b/x1.gif",
+        "P1.Webp",
+        "p2.png",
+        "p10.JPG",
+        "two.tiff",
+    ]
+    assert [path.name for path in found.skipped] == ["noextension", "notes.txt"]
+
+
+def test_named_files_are_taken_as_they_are_in_the_given_order(folder: Path) -> None:
+    named = [folder / "two.tiff", folder / ".hidden.png", folder / "notes.txt", folder / "gone.png"]
+    assert find_files(named).files == tuple(named)
+
+
+def test_pages_come_one_by_one_with_failures_among_them(folder: Path) -> None:
+    files = [folder / "two.tiff", folder / "gone.png", folder / "notes.txt", folder / "p2.png"]
+    pages = list(read_pages(files, {}))
+    assert [(Path(page.source).name, page.number) if isinstance(page, Page) else page.error.code for page in pages] == [
+        ("two.tiff", 1),
+        ("two.tiff", 2),
+        "image_not_found",
+        "image_format",
+        ("p2.png", 1),
+    ]
+    failure = pages[2]
+    assert isinstance(failure, PageFailure)
+    assert failure.page.source == str(folder / "gone.png")
+    assert failure.error.hint
+
+
+def test_a_broken_page_leaves_the_others_of_its_file(folder: Path) -> None:
+    data = bytearray((folder / "two.tiff").read_bytes())
+    picture = PIL.Image.effect_noise((200, 200), 60)
+    picture.save(folder / "cut.tiff", save_all=True, append_images=[picture], compression="tiff_lzw")
+    data = (folder / "cut.tiff").read_bytes()
+    # The strip of the first frame is spoilt, the second one stays as it is.
+    (folder / "cut.tiff").write_bytes(data[:200] + bytes(4000) + data[4200:])
+    pages = list(read_pages([folder / "cut.tiff"], {}))
+    assert [(type(page), page.number if isinstance(page, Page) else page.page.number) for page in pages] == [
+        (PageFailure, 1),
+        (Page, 2),
+    ]
+
+
+def test_options_reach_the_reader(folder: Path) -> None:
+    assert len(list(read_pages([folder / "two.tiff"], {"frames": "first"}))) == 1
+    (failure,) = read_pages([folder / "two.tiff"], {"max_pages": 1})
+    assert isinstance(failure, PageFailure)
+    assert failure.error.code == "page_limit"

@@ -1,0 +1,123 @@
+"""Result files: the same rows in three formats, failures told apart from text, spreadsheets kept from calculating."""
+
+from __future__ import annotations
+
+import csv
+import json
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from glm4v_core.errors import ConfigError
+from glm4v_core.results import Row, RowWriter, escape_formula, export, prepare_folder, read_rows, row_of
+from glm4v_core.types import Timings, Usage
+from glm4v_core.workflow import DocumentResult, Failure, PageFailure, PageInfo, StepInfo
+
+DONE = DocumentResult(
+    PageInfo("发票.png", 1, 2, "ab12", "PNG", (40, 30), notes=("flattened on white",)),
+    text="=1+1\n第二行",
+    fields={"total": "-5", "goods": ["a", "b"], "day": None},
+    steps={"ocr": StepInfo("length", Usage(prompt=9, image=4, completion=2), Timings(0.0, 0.1, 0.2))},
+    warnings=("ocr:length",),
+    model="tiny",
+)
+FAILED = PageFailure(PageInfo("gone.png"), Failure("image_not_found", "No such file.", "Check the path."))
+
+
+def write(folder: Path, *rows: Row) -> None:
+    with closing(RowWriter(folder)) as writer:
+        for row in rows:
+            writer.write(row)
+
+
+def cells(folder: Path) -> list[dict[str, str]]:
+    with (folder / "results.csv").open(encoding="utf-8-sig", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_rows_of_successes_and_failures_have_the_same_keys() -> None:
+    done, failed = row_of(DONE, ("text", "fields")), row_of(FAILED, ("text", "fields"))
+    assert list(done) == list(failed)
+    assert done["status"] == "ok"
+    assert done["error"] is None
+    assert done["steps"]["ocr"]["usage"]["image"] == 4
+    assert failed["status"] == "failed"
+    assert (failed["text"], failed["fields"]) == (None, None)
+    assert failed["error"] == {"code": "image_not_found", "message": "No such file.", "hint": "Check the path."}
+
+
+def test_jsonl_is_complete_after_every_row(tmp_path: Path) -> None:
+    with closing(RowWriter(tmp_path)) as writer:
+        for count in (1, 2, 3):
+            writer.write(row_of(DONE, ("text",)))
+            assert len(list(read_rows(tmp_path))) == count
+    text = (tmp_path / "results.jsonl").read_text("utf-8")
+    assert text.endswith("\n")
+    assert "第二行" in text
+
+
+def test_json_holds_the_same_rows(tmp_path: Path) -> None:
+    rows = [row_of(DONE, ("text",)), row_of(FAILED, ("text",))]
+    write(tmp_path, *rows)
+    export(tmp_path)
+    assert json.loads((tmp_path / "results.json").read_text("utf-8")) == rows == list(read_rows(tmp_path))
+
+
+def test_csv_opens_in_a_spreadsheet(tmp_path: Path) -> None:
+    write(tmp_path, row_of(FAILED, ("text", "fields")), row_of(DONE, ("text", "fields")))
+    export(tmp_path)
+    assert (tmp_path / "results.csv").read_bytes().startswith(b"\xef\xbb\xbf")
+    failed, done = cells(tmp_path)
+    assert (failed["error_code"], failed["error_hint"], failed["text"]) == ("image_not_found", "Check the path.", "")
+    assert done["source"] == "发票.png"
+    assert done["text"] == "'=1+1\n第二行"
+    assert (done["fields.total"], done["fields.goods"], done["fields.day"]) == ("'-5", '["a", "b"]', "")
+    assert (done["warnings"], done["notes"]) == ("ocr:length", "flattened on white")
+    assert (done["page"], done["width"]) == ("1", "40")
+
+
+def test_field_names_are_escaped_as_well(tmp_path: Path) -> None:
+    write(tmp_path, {**row_of(DONE, ("fields",)), "fields": {"x": 1}})
+    export(tmp_path)
+    assert "fields.x" in cells(tmp_path)[0]
+
+
+def test_fields_that_are_no_object_share_one_cell(tmp_path: Path) -> None:
+    write(tmp_path, {**row_of(DONE, ("fields",)), "fields": [1, 2]})
+    export(tmp_path)
+    assert cells(tmp_path)[0]["fields"] == "[1, 2]"
+
+
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r", "＝"])
+def test_formulas_are_escaped(start: str) -> None:
+    assert escape_formula(f"{start}cmd()") == f"'{start}cmd()"
+
+
+@pytest.mark.parametrize("value", ["a=b", "", "'=x", -5, None, True])
+def test_other_values_stay(value: object) -> None:
+    assert escape_formula(value) == value
+
+
+def test_no_rows_still_make_valid_files(tmp_path: Path) -> None:
+    write(tmp_path)
+    export(tmp_path)
+    assert json.loads((tmp_path / "results.json").read_text()) == []
+    assert cells(tmp_path) == []
+
+
+class TestFolder:
+    def test_is_made(self, tmp_path: Path) -> None:
+        prepare_folder(tmp_path / "a" / "b", overwrite=False)
+        assert (tmp_path / "a" / "b").is_dir()
+
+    def test_earlier_results_are_safe(self, tmp_path: Path) -> None:
+        write(tmp_path, row_of(DONE, ("text",)))
+        with pytest.raises(ConfigError, match="already holds results"):
+            prepare_folder(tmp_path, overwrite=False)
+        prepare_folder(tmp_path, overwrite=True)
+
+    def test_a_file_in_its_place_is_named(self, tmp_path: Path) -> None:
+        (tmp_path / "out").write_text("x")
+        with pytest.raises(ConfigError, match="cannot be made"):
+            prepare_folder(tmp_path / "out", overwrite=False)
