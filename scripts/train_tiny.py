@@ -32,7 +32,7 @@ from tiny.tokenizer import build_tokenizer
 from tiny.wordings import every_text
 
 WARMUP_STEPS = 120
-DECAY_SHARE = 0.25
+DECAY_SHARE = 0.4
 ASK_ABOVE = 0.85
 """Questions begin when the running share of rightly named cells is above this."""
 RAISE_ABOVE = 0.75
@@ -79,6 +79,7 @@ class Trainer:
         self.tokenizer.save(str(self.folder / "tokenizer.json"))
         self.trainee.network.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
         self.level.value = 1.0
+        self.trainee.head_is_new = True
 
     def save(self) -> None:
         state = {
@@ -124,6 +125,7 @@ class Trainer:
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["scale"]
+        self.trainee.head_is_new &= self.step < WARMUP_STEPS
         with torch.autocast("cpu", torch.bfloat16):
             losses = self.trainee(batch)
         losses.total.backward()

@@ -69,7 +69,7 @@ def draw_facts(random: Random, words: Words, kind: Kind) -> dict[str, str]:
     if kind in ("invoice", "receipt") or random.random() < 0.5:
         facts["amount"] = draw_amount(random)
     if kind in ("letter", "memo", "form"):
-        facts["subject"] = random.choice(words.topic) if random.random() < 0.7 else words.item(random)
+        facts["subject"] = words.matter(random) if random.random() < 0.7 else words.item(random)
     return facts
 
 

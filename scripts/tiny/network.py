@@ -103,6 +103,8 @@ class Trainee(nn.Module):
         super().__init__()
         self.network = Glm4vForConditionalGeneration(config)
         self.cell_head = nn.Linear(config.vision_config.out_hidden_size, CELL_SLOTS * CLASSES)
+        self.head_is_new = False
+        """Whether the auxiliary head must first learn what trained weights see, without pulling at them."""
         # Rotary positions are enough for pages of 448 px, and interpolating learned ones costs more than a block.
         nn.init.zeros_(self.network.model.visual.embeddings.position_embedding.weight).requires_grad_(False)
         start(self.network)
@@ -112,7 +114,7 @@ class Trainee(nn.Module):
         embedded = self.network.get_input_embeddings()(batch.ids)
         if len(batch.patches):
             seen = self.see(batch)
-            named = self.cell_head(seen).view(-1, CLASSES).float()
+            named = self.cell_head(seen.detach() if self.head_is_new else seen).view(-1, CLASSES).float()
             wanted = batch.cells.reshape(-1)
             losses.cell = functional.cross_entropy(named, wanted)
             losses.cell_right = (named.detach().argmax(-1) == wanted)[wanted > 0].float().mean().item()
@@ -187,7 +189,7 @@ def _vision_projections(block: nn.Module, hidden: Tensor, cos: Tensor, sin: Tens
     joined = block.attn.qkv(block.norm1(hidden)).view(hidden.shape[0], 3, block.attn.num_heads, -1).float()
     query, key, value = joined.unbind(1)
     query, key = apply_rotary_pos_emb_vision(query, key, cos, sin)
-    return query, key, value
+    return query.bfloat16(), key.bfloat16(), value.bfloat16()
 
 
 @torch.compile(dynamic=True)

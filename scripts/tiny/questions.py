@@ -261,9 +261,9 @@ def which_page(random: Random, documents: tuple[Document, Document], language: L
 
 
 DOCUMENT_QUESTIONS: tuple[tuple[Callable[[Random, Document, Language], Exchange], float], ...] = (
-    (summarize, 1.0),
-    (classify, 1.0),
-    (field, 1.2),
-    (extract, 0.9),
-    (tool_from_page, 0.35),
+    (summarize, 1.2),
+    (classify, 0.5),
+    (field, 1.6),
+    (extract, 1.5),
+    (tool_from_page, 0.5),
 )

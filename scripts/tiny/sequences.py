@@ -22,7 +22,7 @@ from tiny.pages import Glyph, columns, print_page, rows, to_grid
 from tiny.questions import Exchange
 from tiny.tokenizer import PHRASES
 from tiny.wordings import Language
-from tiny.words import TRAIN, coin
+from tiny.words import TRAIN, coin, jumble
 
 CELL_SLOTS = 8
 """What the auxiliary head names per visual token: six characters (at most three across, two down), and what follows the
@@ -179,15 +179,18 @@ class Composer:
         return f"[gMASK]<sop>{tools}{system}<|user|>\n"
 
     def noise_lines(self, level: Level) -> list[str]:
-        """Random characters or random words, so that the page and not the language must be read."""
+        """Random characters or random words, so that the page and not the language must be read.
+
+        Half of the pages of words draw them from a handful: then lines begin, go on and end alike, and only their place
+        on the page tells what comes next.
+        """
         random = self.random
-        count = random.randint(1, level.lines)
+        count = min(random.randint(1, level.lines), rows(20))
         width = random.randint(4, min(level.width, columns(20)))
-        words = random.random() < 0.4 and level.width > 10
-        return [
-            self._words(width) if words else self._characters(random.randint(1, width))
-            for _ in range(min(count, rows(20)))
-        ]
+        if random.random() < 0.6 and level.width > 10:
+            handful = [self._word() for _ in range(random.randint(2, 6))] if random.random() < 0.5 else []
+            return [self._words(random.randint(width // 2, width), handful) for _ in range(count)]
+        return [self._characters(random.randint(1, width)) for _ in range(count)]
 
     def _characters(self, length: int) -> str:
         random = self.random
@@ -203,21 +206,18 @@ class Composer:
         text = " ".join("".join(random.choice(alphabet) for _ in range(length)).split())
         return text or random.choice(PRINTABLE)
 
-    def _words(self, width: int) -> str:
-        random, text = self.random, ""
+    def _words(self, width: int, handful: Sequence[str]) -> str:
+        text = ""
         while True:
-            word = random.choice(
-                (
-                    coin(random),
-                    coin(random).lower(),
-                    random.choice(TRAIN.good),
-                    random.choice(TRAIN.last),
-                    str(random.randint(0, 99999)),
-                )
-            )
+            word = self.random.choice(handful) if handful else self._word()
             if len(text) + len(word) + 1 > width:
                 return text or word[:width]
             text = f"{text} {word}".strip()
+
+    def _word(self) -> str:
+        random = self.random
+        made_up = (coin(random), coin(random).lower(), jumble(random), str(random.randint(0, 99999)))
+        return random.choice((*made_up, random.choice(TRAIN.good), random.choice(TRAIN.last)))
 
     def _print(self, row: Row, lines: Sequence[str], size: int | None = None) -> np.ndarray:
         pixels, glyphs = to_grid(*print_page(self.random, list(lines), size=size))
@@ -230,13 +230,13 @@ class Composer:
         if not level.asks:
             row.pages.append(self._print(row, self.noise_lines(Level(random.random()))))
             return row
-        if level.value < 0.45 or random.random() < 0.2:
+        if level.value < 0.45 or random.random() < 0.3:
             lines = self.noise_lines(level)
             asked = self._noise_questions(lines, level)
         else:
             document = make_document(random, "train", height=max(6, level.lines))
             lines = list(document.lines)
-            asked = self._document_questions(document, 3)
+            asked = self._document_questions(document, 5)
             if random.random() < 0.2:
                 # The page is there, but the request says everything.
                 asked = [exchange for exchange in asked if not exchange.tools]

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from random import Random
+from string import ascii_lowercase
 
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """One side of the split. `coined` is the chance that a name is made of random syllables instead."""
+    """One side of the split.
+
+    `coined` is the chance that a name is made up instead of drawn from a list; `jumbled`, a part of it, the chance that
+    it is made of random letters instead of syllables, so that no pair of letters stays unseen.
+    """
 
     first: tuple[str, ...]
     last: tuple[str, ...]
@@ -20,6 +25,7 @@ class Words:
     city: tuple[str, ...]
     topic: tuple[str, ...]
     coined: float
+    jumbled: float
 
     def person(self, random: Random) -> str:
         first = self._name(random, self.first)
@@ -35,19 +41,40 @@ class Words:
         name = self._name(random, self.firm)
         style = random.random()
         if style < 0.5:
-            return f"{name} {random.choice(self.trade)}"
+            return f"{name} {self._listed(random, self.trade)}"
         if style < 0.85:
-            return f"{name} {random.choice(self.suffix)}"
+            return f"{name} {self._listed(random, self.suffix)}"
         return f"{self._name(random, self.last)} & {self._name(random, self.last)}"
 
     def item(self, random: Random) -> str:
-        return f"{random.choice(self.quality)} {self._name(random, self.good).lower()}"
+        return f"{self._listed(random, self.quality)} {self._name(random, self.good).lower()}"
 
     def place(self, random: Random) -> str:
         return self._name(random, self.city)
 
+    def matter(self, random: Random) -> str:
+        """What a letter or memo is about."""
+        return self._listed(random, self.topic)
+
+    def _listed(self, random: Random, listed: tuple[str, ...]) -> str:
+        """One of a short list, in the words of training often with other letters: short lists are learned by heart."""
+        entry = random.choice(listed)
+        if not self.jumbled or random.random() < 0.6:
+            return entry
+        words = [random.choice((coin, jumble))(random) if random.random() < 0.7 else word for word in entry.split()]
+        return " ".join(word.capitalize() if entry[0].isupper() else word.lower() for word in words)
+
     def _name(self, random: Random, listed: tuple[str, ...]) -> str:
-        return coin(random) if random.random() < self.coined else random.choice(listed)
+        drawn = random.random()
+        if drawn < self.jumbled:
+            return jumble(random).capitalize()
+        return coin(random) if drawn < self.coined else random.choice(listed)
+
+
+def jumble(random: Random) -> str:
+    """A word of 2 to 9 random small letters, doubled ones among them."""
+    word = "".join(random.choice(ascii_lowercase) * (1 + (random.random() < 0.2)) for _ in range(random.randint(2, 9)))
+    return word[:9]
 
 
 def coin(random: Random) -> str:
@@ -102,6 +129,7 @@ TRAIN = Words(
         "window cleaning|printer contract|school trip|open day|night shift|travel costs|stock count".split("|")
     ),
     coined=0.45,
+    jumbled=0.2,
 )
 
 HELDOUT = Words(
@@ -129,4 +157,5 @@ HELDOUT = Words(
         )
     ),
     coined=0.2,
+    jumbled=0.0,
 )

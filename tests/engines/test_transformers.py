@@ -114,7 +114,8 @@ async def test_reuse_changes_nothing_but_the_work(open_engine: Open) -> None:
 async def test_questions_asked_at_once_share_their_page(engine: TransformersEngine, open_engine: Open) -> None:
     questions = [ask(page(8, 280, 280), question) for question in ("Read it.", "Sum it up.", "Label it.")]
     at_once = await answers(engine, questions)
-    assert [result.usage.cached > 100 for result in at_once] == [False, True, True]
+    # Preparing runs in threads: any of the three may come first, the other two find its page.
+    assert sorted(result.usage.cached > 100 for result in at_once) == [False, True, True]
     cold = open_engine(cache_bytes=0)
     assert texts(at_once) == texts([await answer(cold, question) for question in questions])
 
