@@ -1,15 +1,18 @@
 """The engine room of glm4v: GLM-V models on your own machine, without any host framework."""
 
-from glm4v_core import errors, tasks
+from glm4v_core import errors, shared, tasks
 from glm4v_core.defaults import Defaults
 from glm4v_core.engines import Engine, EngineInfo, TokenCount
 from glm4v_core.engines.scripted import ScriptedEngine
 from glm4v_core.errors import Glm4vError
 from glm4v_core.families import FAMILIES, Family
 from glm4v_core.image_limits import ImageLimits
+from glm4v_core.image_source import check_url
 from glm4v_core.images import Image, ImageSource, Provenance
 from glm4v_core.model import Glm4v
 from glm4v_core.pages import FailedPage, Page, PageOptions, load_pages
+from glm4v_core.schemas import closed_schema
+from glm4v_core.settings import SAMPLING_SETTINGS, ModelSettings
 from glm4v_core.task_prompts import Language
 from glm4v_core.tasks import Step
 from glm4v_core.types import (
@@ -51,6 +54,7 @@ from glm4v_core.workflow import (
 
 __all__ = [
     "FAMILIES",
+    "SAMPLING_SETTINGS",
     "Box",
     "Choices",
     "Completion",
@@ -72,6 +76,7 @@ __all__ = [
     "JsonSchema",
     "Language",
     "Message",
+    "ModelSettings",
     "Outcome",
     "Page",
     "PageFailure",
@@ -99,8 +104,11 @@ __all__ = [
     "Usage",
     "Video",
     "Workflow",
+    "check_url",
+    "closed_schema",
     "document_workflow",
     "errors",
     "load_pages",
+    "shared",
     "tasks",
 ]

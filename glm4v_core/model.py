@@ -64,6 +64,11 @@ class Glm4v:
     def info(self) -> EngineInfo:
         return self._engine.info
 
+    @property
+    def defaults(self) -> Defaults:
+        """What requests use where they say nothing, before the family's own defaults."""
+        return self._defaults
+
     def stream(self, request: Request) -> Generator[Delta, None, None]:
         """Yield the answer as it is made; the last delta carries the whole completion."""
         return iterate(self._deltas(request))

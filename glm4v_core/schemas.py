@@ -58,6 +58,28 @@ def check_json(text: str, schema: Mapping[str, Any]) -> None:
         raise InvalidOutputError(f"The answer does not fit its schema: {problem.message} (at {problem.json_path}).")
 
 
+def closed_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Close every object that names its properties and does not say whether it takes further ones.
+
+    JSON schemas are open by default, and a weak model that may add keys of its own adds them for ever.
+    """
+    closed = {key: _closed_part(key, value) for key, value in schema.items()}
+    if closed.get("type") == "object" and "properties" in closed:
+        closed.setdefault("additionalProperties", False)
+    return closed
+
+
+def _closed_part(key: str, value: Any) -> Any:
+    """Close the schemas under one keyword; those of allOf stay open, or they would exclude each other."""
+    if key in ("properties", "$defs", "definitions") and isinstance(value, Mapping):
+        return {name: closed_schema(part) if isinstance(part, Mapping) else part for name, part in value.items()}
+    if key in ("items", "additionalProperties") and isinstance(value, Mapping):
+        return closed_schema(value)
+    if key in ("anyOf", "oneOf", "prefixItems") and isinstance(value, list):
+        return [closed_schema(part) if isinstance(part, Mapping) else part for part in value]
+    return value
+
+
 def _refuse_constant(name: str) -> float:
     raise ValueError(f"{name} is no JSON number")
 

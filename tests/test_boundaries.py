@@ -35,6 +35,7 @@ LAYERS = tuple(
         engines
         answer defaults model
         ordered tasks workflow
+        shared settings
         page_files page_html metrics evaluation_truth evaluation_probes evaluation evaluation_report pagestore
         results report doctor cli_plan cli_ask cli_doctor cli_eval cli_run cli_app cli
     """.strip().splitlines()

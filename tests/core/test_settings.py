@@ -1,0 +1,138 @@
+"""The settings that adapters inherit: where they come from, who wins, and what becomes of copies."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from glm4v_core import (
+    SAMPLING_SETTINGS,
+    Choices,
+    Glm4v,
+    Message,
+    ModelSettings,
+    Request,
+    Sampling,
+    ScriptedEngine,
+    closed_schema,
+    shared,
+)
+from glm4v_core.errors import EngineClosedError, UnknownOptionError, UnsupportedError
+
+
+class Adapter(ModelSettings):
+    """What an adapter makes of the settings."""
+
+    thinking: bool | None = None
+
+    def sampling(self, **options: Any) -> Sampling:
+        return self._with(options, (*SAMPLING_SETTINGS, "thinking"), ("tools",))._sampling()
+
+    def for_a_call(self) -> Glm4v:
+        return self._loaded()
+
+
+def scripted(*answers: str) -> Adapter:
+    return Adapter(engine="scripted", engine_options={"answers": list(answers)})
+
+
+def test_a_call_wins_over_the_constructor() -> None:
+    adapter = Adapter(temperature=0.5, stop="END", logprobs=True)
+    assert adapter.sampling() == Sampling(temperature=0.5, stop=("END",), logprobs=0)
+    changed = adapter.sampling(temperature=0.0, stop=[], top_logprobs=2, seed=7, tools=["any"], thinking=True)
+    assert changed == Sampling(temperature=0.0, seed=7, logprobs=2)
+    assert adapter.temperature == 0.5
+
+
+def test_wrong_and_unknown_settings_raise_by_name() -> None:
+    with pytest.raises(UnknownOptionError, match=r"Adapter has no call option temprature.*temperature"):
+        Adapter().sampling(temprature=1)
+    with pytest.raises(ValidationError, match="temperature"):
+        Adapter().sampling(temperature="hot")
+    with pytest.raises(ValidationError, match="temprature"):
+        Adapter(temprature=1)
+    with pytest.raises(ValidationError, match="top_logprobs needs logprobs"):
+        Adapter(top_logprobs=1)
+
+
+def test_the_environment_names_the_model_unless_the_caller_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GLM4V_MODEL", "from/environment")
+    monkeypatch.setenv("GLM4V_ENGINE", "scripted")
+    assert (Adapter().model, Adapter().engine) == ("from/environment", "scripted")
+    assert Adapter(model_name="given").model == "given"
+
+
+def test_a_loaded_model_brings_its_names_and_outlives_the_settings() -> None:
+    loaded = Glm4v.from_engine(ScriptedEngine())
+    adapter = Adapter(glm4v=loaded)
+    assert (adapter.model, adapter.engine) == (loaded.info.model, "scripted")
+    adapter.close()
+    assert adapter.load() is loaded
+    with pytest.raises(ValidationError, match="the loaded model's is"):
+        Adapter(glm4v=loaded, model="other")
+    with pytest.raises(ValidationError, match="engine_options"):
+        Adapter(glm4v=loaded, engine_options={"slots": 2})
+
+
+def test_equal_settings_share_one_model_until_it_is_closed() -> None:
+    first, second = scripted("shared"), scripted("shared")
+    model = first.load()
+    assert second.load() is model
+    assert scripted("not shared").load() is not model
+    second.close()
+    assert first.load() is not model
+    for adapter in (first, scripted("not shared")):
+        adapter.close()
+
+
+def test_copies_share_what_is_loaded() -> None:
+    loaded = Glm4v.from_engine(ScriptedEngine())
+    adapter = Adapter(glm4v=loaded, constraint=Choices(("a",)), engine="scripted")
+    for duplicate in (copy.copy(adapter), copy.deepcopy(adapter), copy.deepcopy([adapter])[0]):
+        assert duplicate.glm4v is loaded
+        assert duplicate.constraint == adapter.constraint
+
+
+def test_a_pickled_copy_finds_the_model_of_its_own_process() -> None:
+    adapter = scripted("pickled")
+    model = adapter.load()
+    assert pickle.loads(pickle.dumps(adapter)).for_a_call() is model
+    adapter.close()
+    with pytest.raises(UnsupportedError, match="cannot be pickled"):
+        pickle.dumps(Adapter(glm4v=Glm4v.from_engine(ScriptedEngine())))
+
+
+def test_a_model_passed_round_is_found_by_its_source() -> None:
+    source = shared.Source("any", "scripted", {"answers": ["x"]})
+    model = shared.find_or_load(source)
+    assert shared.find_or_load(shared.Source("any", "scripted", {"answers": ["x"]})) is model
+    shared.close(source)
+    with pytest.raises(EngineClosedError):
+        model.generate(Request((Message.user("x"),)))
+
+
+def test_closing_a_schema_leaves_its_own_words_alone() -> None:
+    schema = {
+        "type": "object",
+        "properties": {
+            "properties": {"type": "object", "properties": {"a": {"type": "string"}}},
+            "type": {"const": {"type": "object", "properties": {}}},
+            "open": {"type": "object", "properties": {}, "additionalProperties": {"$ref": "#/$defs/Part"}},
+            "many": {"type": "array", "items": {"anyOf": [{"type": "object", "properties": {}}, True]}},
+            "both": {"allOf": [{"type": "object", "properties": {}}]},
+        },
+        "$defs": {"Part": {"type": "object", "properties": {}}},
+    }
+    closed = closed_schema(schema)
+    assert closed["additionalProperties"] is False
+    assert "additionalProperties" not in closed["properties"]
+    assert closed["properties"]["properties"]["additionalProperties"] is False
+    assert closed["properties"]["type"] == schema["properties"]["type"]  # type: ignore[index]
+    assert closed["properties"]["open"] == schema["properties"]["open"]  # type: ignore[index]
+    assert closed["properties"]["many"]["items"]["anyOf"][0]["additionalProperties"] is False
+    assert closed["properties"]["both"] == schema["properties"]["both"]  # type: ignore[index]
+    assert closed["$defs"]["Part"]["additionalProperties"] is False
