@@ -3,6 +3,7 @@
 from glm4v_core import errors, shared, tasks
 from glm4v_core.defaults import Defaults
 from glm4v_core.engines import Engine, EngineInfo, TokenCount
+from glm4v_core.engines.loop import pull
 from glm4v_core.engines.scripted import ScriptedEngine
 from glm4v_core.errors import Glm4vError
 from glm4v_core.families import FAMILIES, Family
@@ -10,7 +11,9 @@ from glm4v_core.image_limits import ImageLimits
 from glm4v_core.image_source import check_url
 from glm4v_core.images import Image, ImageSource, Provenance
 from glm4v_core.model import Glm4v
-from glm4v_core.pages import FailedPage, Page, PageOptions, load_pages
+from glm4v_core.ordered import in_order
+from glm4v_core.page_files import find_files
+from glm4v_core.pages import FailedPage, Page, PageOptions, count_pages, load_page, load_pages
 from glm4v_core.schemas import closed_schema
 from glm4v_core.settings import SAMPLING_SETTINGS, ModelSettings
 from glm4v_core.task_prompts import Language
@@ -106,9 +109,14 @@ __all__ = [
     "Workflow",
     "check_url",
     "closed_schema",
+    "count_pages",
     "document_workflow",
     "errors",
+    "find_files",
+    "in_order",
+    "load_page",
     "load_pages",
+    "pull",
     "shared",
     "tasks",
 ]

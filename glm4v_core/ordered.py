@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
 from typing import Any, Generic, TypeVar
 
+from glm4v_core.errors import ConfigError
+
 S = TypeVar("S")
 R = TypeVar("R")
 
@@ -20,7 +22,12 @@ async def in_order(
     """Work on up to `concurrency` items at once and yield the results in the order of the items.
 
     Items are drawn in a thread, since drawing may mean rendering a page, and only when there is room for one more.
+
+    Raises:
+        ConfigError: concurrency is less than one.
     """
+    if concurrency < 1:
+        raise ConfigError(f"concurrency is {concurrency}; it must be positive.")
     line = _Line(items, work, concurrency)
     drawing = asyncio.create_task(line.draw())
     drawing.add_done_callback(lambda _: line.begun.put_nowait(None))

@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING, Literal, Protocol, TypedDict, Unpack, overload
 
 import PIL.Image
@@ -30,7 +29,7 @@ from glm4v_core.images import Image, ImageSource, Provenance, check_max_tokens, 
 if TYPE_CHECKING:
     import pypdfium2
 
-__all__ = ["DOCUMENT_LIMITS", "FailedPage", "Page", "load_pages"]
+__all__ = ["DOCUMENT_LIMITS", "FailedPage", "Page", "count_pages", "load_page", "load_pages"]
 
 Frames = Literal["all", "first"] | int
 
@@ -62,7 +61,17 @@ class FailedPage:
 
 
 class PageOptions(TypedDict, total=False):
-    """Settings of `load_pages`."""
+    """Settings of `load_pages`.
+
+    Attributes:
+        dpi: resolution of PDF pages, 200 if left out; a page over `limits.max_pixels` is rendered at what fits, and
+            provenance says so.
+        frames: "all" pages (of a PDF) or frames, the "first", or a number: that many at most, from the first.
+        max_pages: a selection of more pages, 1000 if left out, is refused before any is read.
+        password: opens an encrypted PDF.
+        limits: caps for the file and for each page image.
+        root: as for `Image.load`, and so are `fetch` and `max_image_tokens`.
+    """
 
     dpi: float
     frames: Frames
@@ -87,17 +96,7 @@ def load_pages(
 
 
 def load_pages(
-    source: ImageSource,
-    *,
-    errors: Literal["raise", "yield"] = "raise",
-    dpi: float = 200,
-    frames: Frames = "all",
-    max_pages: int = 1000,
-    password: str | None = None,
-    limits: ImageLimits = DOCUMENT_LIMITS,
-    root: str | os.PathLike[str] | None = None,
-    fetch: Fetch | None = None,
-    max_image_tokens: int | None = None,
+    source: ImageSource, *, errors: Literal["raise", "yield"] = "raise", **options: Unpack[PageOptions]
 ) -> Iterator[Page | FailedPage]:
     """Read the pages of a document one after the other; only one is decoded at a time.
 
@@ -107,73 +106,98 @@ def load_pages(
         source: as for `Image.load`, and PDF.
         errors: "yield" gives a FailedPage for a page that cannot be read and goes on; "raise" stops at it,
             and a document that cannot be opened raises either way.
-        dpi: resolution of PDF pages; one over `limits.max_pixels` is rendered at what fits, and provenance says so.
-        frames: "all" pages (of a PDF) or frames, the "first", or a number: that many at most, from the first.
-        max_pages: a selection of more pages is refused before any is read.
-        password: opens an encrypted PDF.
-        limits: caps for the file and for each page image.
-        root: as for `Image.load`, and so are `fetch` and `max_image_tokens`.
-        fetch: see root.
-        max_image_tokens: see root.
+        **options: see `PageOptions`.
 
     Raises:
         PageLimitError: more than max_pages were selected.
         PageEncryptedError: the password is missing or wrong.
         PageBrokenError: the document or, with its number, a page cannot be read.
     """
-    _check_options(errors, dpi, frames, max_pages)
-    check_max_tokens(max_image_tokens)
-
-    opener = partial(_open, source, dpi, password, limits, root, fetch, max_image_tokens)
-    return _iterate(opener, frames, max_pages, tolerant=errors == "yield")
-
-
-def _check_options(errors: str, dpi: float, frames: Frames, max_pages: int) -> None:
     if errors not in ("raise", "yield"):
         raise ConfigError(f"errors is {errors!r}; it must be 'raise' or 'yield'.")
-    if not (math.isfinite(dpi) and dpi > 0):
-        raise ConfigError(f"dpi is {dpi}; it must be a positive number.")
-    if frames not in ("all", "first") and not (isinstance(frames, int) and frames >= 1):
-        raise ConfigError(f"frames is {frames!r}; it must be 'all', 'first' or a positive number.")
-    if max_pages < 1:
-        raise ConfigError(f"max_pages is {max_pages}; it must be positive.")
+    return _iterate(source, _Settings(**options), tolerant=errors == "yield")
 
 
-def _iterate(
-    open_document: Callable[[], _Document], frames: Frames, max_pages: int, *, tolerant: bool
-) -> Iterator[Page | FailedPage]:
-    document = open_document()
-    try:
-        for number in range(1, _selected(document, frames, max_pages) + 1):
+def load_page(source: ImageSource, number: int, **options: Unpack[PageOptions]) -> Page:
+    """Read one page, counted from 1, without decoding any other.
+
+    Args:
+        source: as for `load_pages`.
+        number: of a page that `load_pages` would read.
+        **options: see `PageOptions`.
+
+    Raises:
+        PageError: there is no such page, or as for `load_pages`.
+    """
+    settings = _Settings(**options)
+    with closing(_open(source, settings)) as document:
+        last = _selected(document, settings)
+        if not 1 <= number <= last:
+            raise PageError(f"{document.name} has no page {number}.", hint=f"Pages go from 1 to {last}.")
+        page = _read(document, number)
+    if isinstance(page, FailedPage):
+        raise page.error
+    return page
+
+
+def count_pages(source: ImageSource, **options: Unpack[PageOptions]) -> int:
+    """Count the pages that `load_pages` would read, without decoding one.
+
+    Raises:
+        PageError: as for `load_pages`, but broken pages count.
+    """
+    settings = _Settings(**options)
+    with closing(_open(source, settings)) as document:
+        return _selected(document, settings)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Settings:
+    """Page options, complete and checked."""
+
+    dpi: float = 200
+    frames: Frames = "all"
+    max_pages: int = 1000
+    password: str | None = None
+    limits: ImageLimits = DOCUMENT_LIMITS
+    root: str | os.PathLike[str] | None = None
+    fetch: Fetch | None = None
+    max_image_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.dpi) and self.dpi > 0):
+            raise ConfigError(f"dpi is {self.dpi}; it must be a positive number.")
+        if self.frames not in ("all", "first") and not (isinstance(self.frames, int) and self.frames >= 1):
+            raise ConfigError(f"frames is {self.frames!r}; it must be 'all', 'first' or a positive number.")
+        if self.max_pages < 1:
+            raise ConfigError(f"max_pages is {self.max_pages}; it must be positive.")
+        check_max_tokens(self.max_image_tokens)
+
+
+def _iterate(source: ImageSource, settings: _Settings, *, tolerant: bool) -> Iterator[Page | FailedPage]:
+    with closing(_open(source, settings)) as document:
+        for number in range(1, _selected(document, settings) + 1):
             page = _read(document, number)
             if isinstance(page, FailedPage) and not tolerant:
                 raise page.error
             yield page
-    finally:
-        document.close()
 
 
-def _open(
-    source: ImageSource,
-    dpi: float,
-    password: str | None,
-    limits: ImageLimits,
-    root: str | os.PathLike[str] | None,
-    fetch: Fetch | None,
-    max_tokens: int | None,
-) -> _Document:
+def _open(source: ImageSource, settings: _Settings) -> _Document:
+    limits, max_tokens = settings.limits, settings.max_image_tokens
     if isinstance(source, PIL.Image.Image):
         return _Picture(source, limits, max_tokens)
-    encoded = read_source(source, limits, root=root, fetch=fetch)
+    encoded = read_source(source, limits, root=settings.root, fetch=settings.fetch)
     if is_pdf(encoded.data):
-        return _Pdf(encoded, dpi, password, limits, max_tokens)
+        return _Pdf(encoded, settings)
     return _Frames(encoded, limits, max_tokens)
 
 
-def _selected(document: _Document, frames: Frames, max_pages: int) -> int:
+def _selected(document: _Document, settings: _Settings) -> int:
+    frames, most = settings.frames, settings.max_pages
     wanted = document.count if frames == "all" else min(document.count, 1 if frames == "first" else frames)
-    if wanted > max_pages:
-        raise PageLimitError(f"{document.name} has {document.count} pages, over max_pages={max_pages}.")
+    if wanted > most:
+        raise PageLimitError(f"{document.name} has {document.count} pages, over max_pages={most}.")
     return wanted
 
 
@@ -239,13 +263,11 @@ class _Frames:
 class _Pdf:
     """A PDF, rendered page by page."""
 
-    def __init__(
-        self, encoded: Encoded, dpi: float, password: str | None, limits: ImageLimits, max_tokens: int | None
-    ) -> None:
+    def __init__(self, encoded: Encoded, settings: _Settings) -> None:
         self.name = encoded.name
-        self._dpi, self._limits, self._max_tokens = dpi, limits, max_tokens
+        self._dpi, self._limits, self._max_tokens = settings.dpi, settings.limits, settings.max_image_tokens
         with _PDFIUM, ExitStack() as undo:
-            self._document = undo.enter_context(closing(_open_pdf(encoded, password)))
+            self._document = undo.enter_context(closing(_open_pdf(encoded, settings.password)))
             self._document.init_forms()  # else the values of filled-in forms stay invisible
             self.count = len(self._document)
             undo.pop_all()

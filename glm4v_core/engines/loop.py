@@ -13,7 +13,7 @@ import queue
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from concurrent.futures import Future
-from contextlib import aclosing
+from contextlib import aclosing, closing
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -109,6 +109,22 @@ def iterate(source: AsyncGenerator[T, None]) -> Generator[T, None, None]:
         # The garbage collector may close an abandoned stream on the engine loop, which must not wait for itself.
         while not isinstance(item, _End) and not _on_engine_loop():
             item = items.get()
+
+
+def pull(source: AsyncGenerator[T, None]) -> Generator[T, None, None]:
+    """Iterate as `iterate` does, but let the generator make an item only when it is asked for."""
+    more = asyncio.Semaphore(0)
+
+    async def paced() -> AsyncGenerator[T, None]:
+        async with aclosing(source):
+            async for item in source:
+                yield item
+                await more.acquire()
+
+    with closing(iterate(paced())) as items:
+        for item in items:
+            yield item
+            engine_loop().call_soon_threadsafe(more.release)
 
 
 async def bridge(source: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:

@@ -25,7 +25,7 @@ from glm4v_core.errors import (
 )
 from glm4v_core.image_limits import ImageLimits
 from glm4v_core.images import Image
-from glm4v_core.pages import FailedPage, Page, load_pages
+from glm4v_core.pages import FailedPage, Page, count_pages, load_page, load_pages
 
 COLOURS = ((250, 0, 0), (0, 250, 0), (0, 0, 250), (250, 250, 0))
 
@@ -66,6 +66,10 @@ def coloured_pdf(*colours: tuple[int, ...], size: tuple[float, float] = (72, 144
         objects.append(b"<</Type/Page/Parent 2 0 R/MediaBox[0 0 %f %f]/Contents %d 0 R>>" % (*size, number + 1))
         objects.append(stream(paint))
     return assemble(*objects)
+
+
+BLANK = b"<</Type/Page/Parent 2 0 R/MediaBox[0 0 72 72]>>"
+MIDDLE_BROKEN = assemble(CATALOGUE, b"<</Type/Pages/Kids[3 0 R 4 0 R 3 0 R]/Count 3>>", BLANK, b"<</Type/Nothing>>")
 
 
 def colours(pages: list[Page]) -> list[tuple[int, ...]]:
@@ -124,15 +128,12 @@ class TestPdf:
             list(load_pages(data, errors="yield"))
 
     def test_one_broken_page_does_not_lose_the_others(self) -> None:
-        kids = b"<</Type/Pages/Kids[3 0 R 4 0 R 3 0 R]/Count 3>>"
-        page = b"<</Type/Page/Parent 2 0 R/MediaBox[0 0 72 72]>>"
-        data = assemble(CATALOGUE, kids, page, b"<</Type/Nothing>>")
-        first, second, third = load_pages(data, errors="yield")
+        first, second, third = load_pages(MIDDLE_BROKEN, errors="yield")
         assert isinstance(first, Page)
         assert isinstance(second, FailedPage)
         assert isinstance(third, Page)
         assert (second.number, second.count, second.error.number) == (2, 3, 2)
-        iterator = load_pages(data)
+        iterator = load_pages(MIDDLE_BROKEN)
         assert next(iterator).number == 1
         with pytest.raises(PageBrokenError, match="Page 2 of 3"):
             next(iterator)
@@ -249,6 +250,35 @@ class TestFrames:
         struct.pack_into("<I", data, 10 + 12 * count, len(data) + 1000)
         pages = list(load_pages(bytes(data), errors="yield"))
         assert [type(page) for page in pages] == [Page, FailedPage]
+
+
+class TestOnePage:
+    @pytest.mark.parametrize("data", [coloured_pdf(*COLOURS), frames("TIFF")])
+    def test_it_is_the_page_that_load_pages_gives(self, data: bytes) -> None:
+        for page in load_pages(data, dpi=36):
+            same = load_page(data, page.number, dpi=36)
+            assert (same.image, same.number, same.count) == (page.image, page.number, 4)
+            assert same.image.provenance == page.image.provenance
+
+    def test_no_other_page_is_decoded(self) -> None:
+        assert load_page(MIDDLE_BROKEN, 3).number == 3
+        with pytest.raises(PageBrokenError, match="Page 2 of 3") as caught:
+            load_page(MIDDLE_BROKEN, 2)
+        assert caught.value.number == 2
+
+    @pytest.mark.parametrize(("number", "options"), [(0, {}), (5, {}), (2, {"frames": "first"}), (3, {"frames": 2})])
+    def test_a_page_outside_the_selection_is_refused(self, number: int, options: dict[str, object]) -> None:
+        with pytest.raises(PageError, match=f"has no page {number}"):
+            load_page(coloured_pdf(*COLOURS), number, **options)
+
+    def test_pages_are_counted_without_decoding_one(self) -> None:
+        assert count_pages(MIDDLE_BROKEN) == 3
+        assert count_pages(frames("TIFF"), frames=2) == 2
+        assert count_pages(PIL.Image.new("L", (40, 30))) == 1
+        with pytest.raises(PageLimitError):
+            count_pages(frames("TIFF"), max_pages=3)
+        with pytest.raises(PageBrokenError):
+            count_pages(b"%PDF-1.7")
 
 
 class TestLimits:

@@ -10,7 +10,7 @@ import PIL.Image
 import pytest
 
 from glm4v_core.engines.scripted import ScriptedEngine
-from glm4v_core.errors import EngineDeadError, OutOfMemoryError
+from glm4v_core.errors import ConfigError, EngineDeadError, OutOfMemoryError
 from glm4v_core.families import FAMILIES
 from glm4v_core.images import Image
 from glm4v_core.model import Glm4v
@@ -183,6 +183,10 @@ class TestInOrder:
         gate.set()
         assert await first == 0
         assert [number async for number in results] == list(range(1, 1000))
+
+    async def test_no_room_at_all_is_refused(self) -> None:
+        with pytest.raises(ConfigError, match="concurrency is 0"):
+            await anext(in_order([1], asyncio.sleep, 0))
 
     async def test_items_are_drawn_off_the_loop(self) -> None:
         threads = set()
