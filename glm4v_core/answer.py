@@ -112,10 +112,12 @@ def _delta(event: Event) -> Delta:
 
 
 def _check(completion: Completion, request: Request) -> None:
-    if completion.tool_calls or completion.finish == "cancelled":
+    forced = request.tool_choice not in ("auto", "none")
+    called = any(call.arguments is not None for call in completion.tool_calls)
+    if completion.finish == "cancelled" or called or (completion.tool_calls and not forced):
         return
     try:
-        if request.tool_choice not in ("auto", "none"):
+        if forced:
             raise InvalidOutputError("The model called no tool.", hint="Ask again, or with fewer tools.")
         if request.constraint is not None:
             check_answer(completion.text, request.constraint)
@@ -128,7 +130,9 @@ def _check(completion: Completion, request: Request) -> None:
 
 
 def _truncated(completion: Completion) -> TruncatedOutputError:
+    hint = "Raise repetition_penalty, or bound the schema's strings and lists by maxLength and maxItems."
     return TruncatedOutputError(
         f"The answer was cut off ({completion.finish}) after {completion.usage.completion} tokens: "
-        f"{completion.text[:200]!r}."
+        f"{completion.text[:200]!r}.",
+        hint=hint if completion.finish == "repetition" else None,
     )

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, assert_never
 
-from glm4v_core.dialects import TOOL_TAGS, Dialect
+from glm4v_core.dialects import BOX_TAGS, TOOL_TAGS, Dialect
 from glm4v_core.errors import ConstraintError, InvalidOutputError
 from glm4v_core.schemas import check_json, check_schema
+from glm4v_core.tool_calls import CALL_END, CALL_START
 from glm4v_core.types import Choices, Constraint, JsonSchema, Regex, Request, Tool
 
 MAX_CALLS = 16
@@ -29,6 +30,7 @@ _JSON_OPTIONS = {
     "coerce_one_of": True,
 }
 _NEWLINE = '"\\n"?'
+_BOX_TAG = f"({' | '.join(BOX_TAGS)})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +109,9 @@ class _Lark:
         self._plain = frozenset() if dialect.tools == "template" else frozenset(TOOL_TAGS)
 
     def rule(self, name: str, body: str) -> str:
-        self.lines.append(f"{name}: {body}")
+        line = f"{name}: {body}"
+        if line not in self.lines:
+            self.lines.append(line)
         return name.partition("[")[0]
 
     def tag(self, tag: str) -> str:
@@ -122,6 +126,21 @@ class _Lark:
         text = self.rule(name.upper(), f"/(?s:.*)/ & ~/(?s:.*){spelled}(?s:.*)/")
         return self.rule(name, f"{text} {end}")
 
+    def free_text(self) -> str:
+        """Match an answer in words: any text that opens no call, and the tags around boxes."""
+        return f"({self._text()}? {_BOX_TAG})* {self._text()}?"
+
+    def opening(self) -> str:
+        """Match free text up to the tag that opens a call, and that tag."""
+        if CALL_START not in self._plain:
+            return f"{self.free_text()} {CALL_START}"
+        text = self.rule("text_and_tag[lazy]", f"/(?s:.*){_slashed(CALL_START)}/")
+        return f"({self._text()}? {_BOX_TAG})* {text}"
+
+    def _text(self) -> str:
+        excluded = f" & ~/(?s:.*){_slashed(CALL_START)}(?s:.*)/" if CALL_START in self._plain else ""
+        return self.rule("TEXT", f"/(?s:.+)/{excluded}")
+
 
 def _lead(dialect: Dialect) -> str:
     """Allow what models write before an answer: a newline, and the tag that opens it."""
@@ -131,13 +150,13 @@ def _lead(dialect: Dialect) -> str:
 def _answer(lark: _Lark, request: Request) -> str | None:
     final = None if request.constraint is None else _final(request.constraint)
     choice = request.tool_choice
-    if choice == "none" or not request.tools:
+    if not request.tools:
         return final
+    if choice == "none":
+        return final or lark.free_text()
     if choice == "auto":
-        return None if final is None else f"{_calls(lark, request.tools)} | {final}"
-    if choice == "required":
-        return _calls(lark, request.tools)
-    return _call(lark, next(tool for tool in request.tools if tool.name == choice))
+        return f"{final or lark.free_text()} | {_calls(lark, request, after_text=final is None)}"
+    return _calls(lark, request)
 
 
 def _final(constraint: Constraint) -> str:
@@ -152,12 +171,17 @@ def _final(constraint: Constraint) -> str:
             assert_never(constraint)
 
 
-def _calls(lark: _Lark, tools: Sequence[Tool]) -> str:
-    one = lark.rule("call", " | ".join(_call(lark, tool) for tool in tools))
-    return f"{one} ({_NEWLINE} {one}){{0,{MAX_CALLS - 1}}}"
+def _calls(lark: _Lark, request: Request, *, after_text: bool = False) -> str:
+    """Match the calls that a request allows."""
+    chosen = [tool for tool in request.tools if request.tool_choice in ("auto", "required", tool.name)]
+    call = lark.rule("call", " | ".join(_call(lark, tool) for tool in chosen))
+    single = request.tool_choice not in ("auto", "required") or not request.parallel_tool_calls
+    further = "" if single else f"({_NEWLINE} {lark.tag(CALL_START)} {call}){{0,{MAX_CALLS - 1}}}"
+    return f"{lark.opening() if after_text else lark.tag(CALL_START)} {call} {further}"
 
 
 def _call(lark: _Lark, tool: Tool) -> str:
+    """Match a call behind its opening tag."""
     parameters = tool.parameters
     required = parameters.get("required", ())
     arguments = [
@@ -167,8 +191,9 @@ def _call(lark: _Lark, tool: Tool) -> str:
     extra = parameters.get("additionalProperties", False)
     if extra is not False:
         arguments.append(_argument(lark, "/[^<\\n]+/", extra, parameters) + f"{{0,{MAX_CALLS}}}")
-    body = f"{lark.tag('<tool_call>')} {_quoted(tool.name)} {_NEWLINE} {' '.join(arguments)} {lark.tag('</tool_call>')}"
-    return lark.rule(f"call_{len(lark.lines)}", body)
+    return lark.rule(
+        f"call_{len(lark.lines)}", f"{_quoted(tool.name)} {_NEWLINE} {' '.join(arguments)} {lark.tag(CALL_END)}"
+    )
 
 
 def _argument(lark: _Lark, key: str, schema: Any, root: Mapping[str, Any]) -> str:

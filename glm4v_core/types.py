@@ -143,6 +143,7 @@ class Request:
     Attributes:
         thinking: on, off, or None for the family's default.
         thinking_budget: most thinking tokens; then the thought is closed and the answer begins.
+        parallel_tool_calls: whether one answer may hold several calls.
         constraint: applies to the answer, never to the thought. With tools it means "tool calls or this".
         timeout: seconds from submission to the last token; None waits for ever.
     """
@@ -150,6 +151,7 @@ class Request:
     messages: tuple[Message, ...]
     tools: tuple[Tool, ...] = ()
     tool_choice: ToolChoice = "auto"
+    parallel_tool_calls: bool = True
     sampling: Sampling = Sampling()
     thinking: bool | None = None
     thinking_budget: int | None = None

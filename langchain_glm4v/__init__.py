@@ -1,6 +1,6 @@
 """GLM-V models on your own machine, for LangChain."""
 
-from langchain_glm4v._convert import image_block
+from langchain_glm4v._convert import document_blocks, image_block
 from langchain_glm4v.chat_model import ChatGLM4V
 from langchain_glm4v.errors import ChatContextOverflowError, ChatModelNotFoundError, ChatTimeoutError
 
@@ -9,5 +9,6 @@ __all__ = [
     "ChatGLM4V",
     "ChatModelNotFoundError",
     "ChatTimeoutError",
+    "document_blocks",
     "image_block",
 ]

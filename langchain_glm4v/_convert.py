@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Unpack
 
 import PIL.Image
 from langchain_core.messages import AIMessage, BaseMessage, ChatMessage, HumanMessage, SystemMessage, ToolMessage
 
-from glm4v_core import Image, ImageSource, Message, Part, Role, Text, Thinking, ToolCall, ToolResult
+from glm4v_core import (
+    Image,
+    ImageSource,
+    Message,
+    PageOptions,
+    Part,
+    Role,
+    Text,
+    Thinking,
+    ToolCall,
+    ToolResult,
+    load_pages,
+)
 from glm4v_core.errors import ImageUrlError, MessageError, UnsupportedError
 
-IMAGE_BLOCK = "glm4v_image"
 _ROLES: Mapping[str, Role] = {"system": "system", "user": "user", "human": "user", "assistant": "assistant"}
-_LATER = ("file", "video", "video_url", "audio", "input_audio")
+_REFUSED = ("video", "video_url", "audio", "input_audio")
 
 
 def image_block(source: ImageSource | Image, *, max_image_tokens: int | None = None) -> dict[str, Any]:
@@ -27,8 +38,19 @@ def image_block(source: ImageSource | Image, *, max_image_tokens: int | None = N
         max_image_tokens: most visual tokens to spend on it.
     """
     image = source if isinstance(source, Image) else Image.load(source, max_image_tokens=max_image_tokens)
-    # LangChain's caches write objects by their repr; the hash keeps two pictures apart there.
-    return {"type": IMAGE_BLOCK, "image": image, "sha256": image.sha256}
+    # Of this type, because LangChain writes blocks of a type of ours as text where tools return them. Its caches write
+    # objects by their repr; the hash keeps two pictures apart there.
+    return {"type": "image", "image": image, "sha256": image.sha256}
+
+
+def document_blocks(source: ImageSource, **options: Unpack[PageOptions]) -> list[dict[str, Any]]:
+    """Make one image block per page of a PDF or per frame of a TIFF.
+
+    Args:
+        source: see `image_block`.
+        **options: of `glm4v_core.load_pages`, such as `dpi`, `frames`, `password` and `max_image_tokens`.
+    """
+    return [image_block(page.image) for page in load_pages(source, **options)]
 
 
 def to_messages(messages: Iterable[BaseMessage], max_image_tokens: int | None = None) -> tuple[Message, ...]:
@@ -47,14 +69,14 @@ def to_messages(messages: Iterable[BaseMessage], max_image_tokens: int | None = 
 
 
 def _to_message(message: BaseMessage, max_image_tokens: int | None) -> Message:
-    parts = tuple(_to_part(block, max_image_tokens) for block in message.content_blocks)
+    parts = tuple(part for block in message.content_blocks for part in _to_parts(block, max_image_tokens))
     match message:
         case SystemMessage():
             return Message("system", parts)
         case HumanMessage():
             return Message("user", parts)
         case AIMessage():
-            return Message("assistant", (*parts, *map(_broken_call, message.invalid_tool_calls)))
+            return Message("assistant", (*_each_call_once(parts), *map(_broken_call, message.invalid_tool_calls)))
         case ToolMessage():
             return Message("tool", (_tool_result(message, parts),))
         case ChatMessage() if message.role in _ROLES:
@@ -67,8 +89,39 @@ def _tool_result(message: ToolMessage, parts: Sequence[Part]) -> ToolResult:
     return ToolResult(message.tool_call_id, tuple(part for part in parts if isinstance(part, (Text, Image))))
 
 
+def _each_call_once(parts: Iterable[Part]) -> Iterator[Part]:
+    """Leave out a call that stands both among the blocks and in `tool_calls`, as Anthropic's messages have it."""
+    known: set[str] = set()
+    for part in parts:
+        if isinstance(part, ToolCall) and part.id:
+            if part.id in known:
+                continue
+            known.add(part.id)
+        yield part
+
+
 def _broken_call(call: Mapping[str, Any]) -> ToolCall:
     return ToolCall(call["id"] or "", call["name"] or "", None, raw=call["args"] or "", error=call["error"])
+
+
+def _to_parts(block: Mapping[str, Any], max_image_tokens: int | None) -> Iterator[Part]:
+    """Convert a block; a document becomes its pages."""
+    match block:
+        case {"type": "file", "base64": str(data)}:
+            yield from _to_pages(f"data:;base64,{data}", max_image_tokens)
+        case {"type": "file", "url": str(url)}:
+            yield from _to_pages(_checked_url(url), max_image_tokens)
+        case {"type": "file" | "image", "file_id": str(name)}:
+            raise UnsupportedError(
+                f"The block names the uploaded file {name!r}, but there is no file store.",
+                hint="Pass the file itself: image_block(path), document_blocks(path), base64 or a data URI.",
+            )
+        case _:
+            yield _to_part(block, max_image_tokens)
+
+
+def _to_pages(source: ImageSource, max_image_tokens: int | None) -> Iterator[Image]:
+    return (page.image for page in load_pages(source, max_image_tokens=max_image_tokens))
 
 
 def _to_part(block: Mapping[str, Any], max_image_tokens: int | None) -> Part:
@@ -89,10 +142,12 @@ def _to_part(block: Mapping[str, Any], max_image_tokens: int | None) -> Part:
 def _to_foreign_part(value: Mapping[str, Any], max_image_tokens: int | None) -> Part:
     """Read a block that LangChain leaves as it is."""
     match value:
-        case {"type": "glm4v_image", "image": Image() as image}:
-            return image
         case {"type": "image_url" | "input_image", "image_url": str(url)}:
             return _from_url(url, max_image_tokens)
+        case {"type": "thinking", "thinking": str(thought)}:
+            return Thinking(thought)
+        case {"type": "tool_use", "name": str(name), "input": Mapping() as arguments}:
+            return ToolCall(value.get("id") or "", name, arguments)
         case {"type": "json", "json": data}:
             return Text(json.dumps(data, ensure_ascii=False))
     return _refuse(value)
@@ -109,29 +164,28 @@ def _to_image(block: Mapping[str, Any], max_image_tokens: int | None) -> Image:
             return Image.load(f"data:;base64,{data}", max_image_tokens=max_image_tokens)
         case {"url": str(url)}:
             return _from_url(url, max_image_tokens)
-        case {"file_id": str(name)}:
-            raise UnsupportedError(
-                f"The image block names the uploaded file {name!r}, but there is no file store.",
-                hint="Pass the picture itself: image_block(path), base64 or a data URI.",
-            )
     raise MessageError(f"An image block has {_keys(block)}, but no image, base64 or url.")
 
 
 def _from_url(url: str, max_image_tokens: int | None) -> Image:
+    return Image.load(_checked_url(url), max_image_tokens=max_image_tokens)
+
+
+def _checked_url(url: str) -> str:
+    """Let no path through; the gate refuses remote URLs itself."""
     scheme, separator, _ = url.partition(":")
     if separator and scheme.lower() in ("data", "http", "https"):
-        return Image.load(url, max_image_tokens=max_image_tokens)
+        return url
     raise ImageUrlError(
-        f"An image URL must be a data URI, not {url[:60]!r}.", hint="Pass a path as image_block(path), or as bytes."
+        f"The URL must be a data URI, not {url[:60]!r}.", hint="Pass a path as image_block(path), or as bytes."
     )
 
 
 def _refuse(block: Mapping[str, Any]) -> Part:
     kind = block.get("type")
-    if kind in _LATER:
+    if kind in _REFUSED:
         raise UnsupportedError(
-            f"A content block of type {kind!r} cannot be read yet.",
-            hint="Send the pages of a document as images: load_pages and image_block.",
+            f"A content block of type {kind!r} cannot be read.", hint="Send frames of a video as images: image_block."
         )
     raise MessageError(f"A content block of type {kind!r} with {_keys(block)} is unknown.")
 

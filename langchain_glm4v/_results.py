@@ -43,9 +43,11 @@ class Chunks:
 
     def __init__(self) -> None:
         self._calls = 0
+        self._before: set[str] = set()
 
     def make(self, delta: Delta) -> ChatGenerationChunk:
         """Make one chunk. What LangChain would add up or string together stands on the last alone."""
+        self._before |= {kind for kind in ("text", "thinking") if getattr(delta, kind)}
         message = AIMessageChunk(
             content=delta.text,
             additional_kwargs=_reasoning(delta.thinking),
@@ -61,9 +63,10 @@ class Chunks:
 
     def _call(self, call: ToolCall) -> ToolCallChunk:
         arguments = call.raw if call.arguments is None else json.dumps(call.arguments, ensure_ascii=False)
-        chunk = ToolCallChunk(name=call.name, args=arguments, id=call.id, index=self._calls, type="tool_call_chunk")
+        # LangChain adds up the blocks of an answer by their index, and calls come after the thought and the text.
+        index = len(self._before) + self._calls
         self._calls += 1
-        return chunk
+        return ToolCallChunk(name=call.name, args=arguments, id=call.id, index=index, type="tool_call_chunk")
 
 
 def to_completion(message: AIMessage) -> Completion:

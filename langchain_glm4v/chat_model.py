@@ -3,37 +3,35 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing, closing
+from dataclasses import replace
 from importlib.metadata import version
 from typing import Any, Self
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
-from langchain_core.language_models import BaseChatModel, LangSmithParams, LanguageModelInput
+from langchain_core.language_models import LangSmithParams, LanguageModelInput, ModelProfile
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
-from langchain_core.runnables import RunnableConfig
+from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.config import get_config_list
-from langchain_core.utils import from_env
-from pydantic import ConfigDict, Field, SecretStr, model_validator
+from pydantic import model_validator
 
-from glm4v_core import Constraint, Glm4v, Request, Sampling
-from glm4v_core.errors import UnknownOptionError, UnsupportedError
-from langchain_glm4v._convert import to_messages
+from glm4v_core import Completion, Glm4v, Request
+from glm4v_core.errors import UnsupportedError
 from langchain_glm4v._loaded import Source, close, find_or_load
 from langchain_glm4v._results import Chunks, to_message
+from langchain_glm4v._settings import SETTINGS, ChatSettings
+from langchain_glm4v._structured import Method, options_of, parser_of, with_parser
+from langchain_glm4v._tools import ToolSource, to_openai_tool, to_tool_choice, to_tools
+from langchain_glm4v.data._profiles import find_profile, profile_of
 from langchain_glm4v.errors import host_errors
 
 IN_FLIGHT = 64
 """Threads of a `batch` without max_concurrency: enough to keep every slot of an engine busy."""
-_SAMPLING = ("temperature", "top_p", "top_k", "repetition_penalty", "max_tokens", "seed")
-CALL_OPTIONS = (*_SAMPLING, "logprobs", "top_logprobs", "reasoning", "reasoning_budget", "constraint", "timeout")
-"""What a call may set, besides `stop`."""
-_OWN_KEYS = ("stream", "ls_structured_output_format")
-"""Call options with which LangChain talks to itself."""
 
 
-class ChatGLM4V(BaseChatModel):
+class ChatGLM4V(ChatSettings):
     """A GLM-V model that runs in this process.
 
     Making one costs nothing; the first call loads the model, and all chat models with the same model, engine and
@@ -48,68 +46,6 @@ class ChatGLM4V(BaseChatModel):
         ```
     """
 
-    model_config = ConfigDict(extra="forbid", populate_by_name=True, arbitrary_types_allowed=True)
-
-    model: str = Field(default_factory=from_env("GLM4V_MODEL", default="tiny"), alias="model_name")
-    """Checkpoint folder, hub id, or the bundled "tiny"."""
-    engine: str = Field(default_factory=from_env("GLM4V_ENGINE", default="auto"))
-    """auto, transformers or scripted."""
-    engine_options: dict[str, Any] = Field(default_factory=dict)
-    """The engine's own settings, such as `device` and `slots`."""
-    glm4v: Glm4v | None = Field(default=None, exclude=True, repr=False)
-    """A model that is loaded already; its owner closes it."""
-
-    temperature: float | None = None
-    """0 is greedy."""
-    top_p: float | None = None
-    top_k: int | None = None
-    repetition_penalty: float | None = None
-    max_tokens: int | None = None
-    """Upper bound on new tokens, reasoning included."""
-    stop: list[str] | str | None = Field(default=None, alias="stop_sequences")
-    """Strings that end the answer and are not part of it."""
-    seed: int | None = None
-    logprobs: bool = False
-    """Give the log probability of each token, in OpenAI's shape."""
-    top_logprobs: int | None = None
-    """How many alternatives per token; needs `logprobs`."""
-    reasoning: bool | None = None
-    """Whether the model thinks first; None is its family's default."""
-    reasoning_budget: int | None = None
-    """Most tokens of reasoning; then the answer begins."""
-    constraint: Constraint | None = None
-    """Binds the answer, never the reasoning, to a JSON schema, choices or a regex."""
-    timeout: float | None = None
-    """Seconds for a whole answer."""
-    max_image_tokens: int | None = None
-    """Most visual tokens per image; larger images are scaled down."""
-
-    streaming: bool = False
-    """Stream inside `invoke` too, for callbacks that want tokens."""
-    max_retries: int = 2
-    """For a remote server; in this process there is nothing that a second try would mend."""
-    api_key: SecretStr | None = None
-    """For a remote server."""
-
-    @model_validator(mode="after")
-    def _take_names_from_a_loaded_model(self) -> Self:
-        if self.glm4v is None:
-            return self
-        info = self.glm4v.info
-        for name, actual in (("model", info.model), ("engine", info.engine)):
-            if name in self.model_fields_set and getattr(self, name) != actual:
-                raise ValueError(f"{name} is {getattr(self, name)!r}, but the loaded model's is {actual!r}.")
-            setattr(self, name, actual)
-        if self.engine_options:
-            raise ValueError("engine_options cannot be changed on a loaded model.")
-        return self
-
-    @model_validator(mode="after")
-    def _want_logprobs_with_alternatives(self) -> Self:
-        if self.top_logprobs is not None and not self.logprobs:
-            raise ValueError("top_logprobs needs logprobs=True.")
-        return self
-
     @model_validator(mode="after")
     def _add_glm4v_version(self) -> Self:
         self._add_version("glm4v", version("glm4v"))
@@ -118,7 +54,9 @@ class ChatGLM4V(BaseChatModel):
     def load(self) -> Glm4v:
         """Load the model now rather than with the first call, and return it."""
         with host_errors():
-            return self.glm4v or find_or_load(self._source)
+            model = self.glm4v or find_or_load(self._source)
+        self.profile = self.profile or profile_of(model.info.family)
+        return model
 
     def close(self) -> None:
         """Free the model that this and equal chat models share; a later call loads it again."""
@@ -142,12 +80,71 @@ class ChatGLM4V(BaseChatModel):
             configs = [{**each, "max_concurrency": min(len(inputs), IN_FLIGHT)} for each in configs]
         return super().batch(inputs, configs, return_exceptions=return_exceptions, **kwargs)
 
-    def get_num_tokens_from_messages(self, messages: list[BaseMessage], tools: Sequence[Any] | None = None) -> int:
-        """Count the prompt's tokens, exactly and with its images."""
-        if tools:
-            raise UnsupportedError("Tools cannot be counted yet.", hint="Count the messages alone.")
+    def bind_tools(
+        self,
+        tools: Sequence[ToolSource],
+        *,
+        tool_choice: str | bool | dict[str, Any] | None = None,
+        strict: bool | None = None,
+        parallel_tool_calls: bool | None = None,
+        response_format: Any = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, AIMessage]:
+        """Let the model call tools. A grammar holds every call to a known tool and to its schema.
+
+        Args:
+            tools: functions, pydantic classes, TypedDicts, BaseTools, or dicts as OpenAI or Anthropic write them.
+            tool_choice: auto (the default), none, any or required or True, or a tool's name; also as OpenAI's dict.
+            strict: True makes all parameters required; False lets objects inside arguments hold further keys.
+            parallel_tool_calls: False allows one call per answer.
+            response_format: binds the final answer, which comes instead of calls: a schema, or OpenAI's dict.
+            **kwargs: further call options.
+
+        Raises:
+            ValueError: tool_choice names no tool, or an option is unknown.
+        """
+        written = [to_openai_tool(tool, strict) for tool in tools]
+        choice = to_tool_choice(tool_choice, to_tools(written))
+        bound: dict[str, Any] = {"tools": written or None, "tool_choice": choice if choice != "auto" else None}
+        bound |= {"parallel_tool_calls": parallel_tool_calls, "response_format": response_format}
+        return self.bind(**{name: value for name, value in bound.items() if value is not None}, **kwargs)
+
+    def with_structured_output(
+        self,
+        schema: dict[str, Any] | type | None = None,
+        *,
+        method: Method = "json_schema",
+        include_raw: bool = False,
+        strict: bool | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, Any]:
+        """Answer with an object of a schema; the grammar lets the model write nothing else.
+
+        Only function_calling shows the model the schema with its descriptions. The other methods show it nothing but
+        bind the answer, so say in the prompt what is wanted.
+
+        Args:
+            schema: pydantic class (gives instances), TypedDict, JSON schema or tool (give dicts).
+            method: json_schema, function_calling, or json_mode, which takes any JSON object where there is no schema.
+            include_raw: give a dict with raw (the message), parsed and parsing_error.
+            strict: True makes all properties required; False lets objects hold keys beyond their schema's.
+            **kwargs: none; unknown ones raise.
+
+        Raises:
+            ValueError: an unknown method or option.
+            TruncatedOutputError: when called: max_tokens ended the answer before its object was complete.
+        """
+        if kwargs:
+            raise ValueError(f"with_structured_output has no option {', '.join(sorted(kwargs))}.")
+        llm = self.bind(**options_of(schema, method, strict))
+        return with_parser(llm, parser_of(schema, method), include_raw=include_raw)
+
+    def get_num_tokens_from_messages(
+        self, messages: list[BaseMessage], tools: Sequence[ToolSource] | None = None
+    ) -> int:
+        """Count the prompt's tokens, exactly, with its images and tools."""
         with host_errors():
-            return self.load().count_tokens(self._request(messages, None, {})).prompt
+            return self.load().count_tokens(self._request(messages, None, {"tools": tools})).prompt
 
     def get_num_tokens(self, text: str) -> int:
         """Count how many tokens this text adds to a prompt."""
@@ -157,6 +154,10 @@ class ChatGLM4V(BaseChatModel):
     def get_token_ids(self, text: str) -> list[int]:
         """Raise: the ids are the engine's own affair."""
         raise UnsupportedError("Token ids are not given out.", hint="Use get_num_tokens.")
+
+    def _resolve_model_profile(self) -> ModelProfile | None:
+        """Look the profile up; that of a checkpoint folder is known when it is loaded."""
+        return find_profile(self.model) if self.glm4v is None else profile_of(self.glm4v.info.family)
 
     @property
     def _llm_type(self) -> str:
@@ -169,7 +170,7 @@ class ChatGLM4V(BaseChatModel):
     @property
     def _identifying_params(self) -> Mapping[str, Any]:
         """Everything that changes an answer: the key of LangChain's caches."""
-        names = ("model", "engine", "engine_options", "max_image_tokens", "stop", *CALL_OPTIONS)
+        names = ("model", "engine", "engine_options", "max_image_tokens", "stop", *SETTINGS)
         return {name: getattr(self, name) for name in names}
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
@@ -186,7 +187,7 @@ class ChatGLM4V(BaseChatModel):
     ) -> ChatResult:
         with host_errors():
             model, request = self._prepare(messages, stop, kwargs)
-            return _to_result(to_message(model.generate(request)))
+            return _to_result(model.generate_many(_repeated(request, self._with(kwargs).n)))
 
     async def _agenerate(
         self,
@@ -197,7 +198,7 @@ class ChatGLM4V(BaseChatModel):
     ) -> ChatResult:
         with host_errors():
             model, request = await asyncio.to_thread(self._prepare, messages, stop, kwargs)
-            return _to_result(to_message(await model.agenerate(request)))
+            return _to_result(await model.agenerate_many(_repeated(request, self._with(kwargs).n)))
 
     def _stream(
         self,
@@ -207,7 +208,7 @@ class ChatGLM4V(BaseChatModel):
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
         with host_errors():
-            model, request = self._prepare(messages, stop, kwargs)
+            model, request = self._prepare(messages, stop, self._one_answer(kwargs))
             chunks = Chunks()
             with closing(model.stream(request)) as deltas:
                 for delta in deltas:
@@ -221,49 +222,41 @@ class ChatGLM4V(BaseChatModel):
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
         with host_errors():
-            model, request = await asyncio.to_thread(self._prepare, messages, stop, kwargs)
+            model, request = await asyncio.to_thread(self._prepare, messages, stop, self._one_answer(kwargs))
             chunks = Chunks()
             async with aclosing(model.astream(request)) as deltas:
                 async for delta in deltas:
                     yield chunks.make(delta)
+
+    def _one_answer(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        if self._with(options).n > 1:
+            raise UnsupportedError("Several answers have no stream.", hint="Call invoke or generate, or leave n at 1.")
+        return options
 
     def _prepare(
         self, messages: list[BaseMessage], stop: list[str] | None, options: Mapping[str, Any]
     ) -> tuple[Glm4v, Request]:
         """Convert before loading: a wrong request should not cost a load. Blocks, since it decodes images."""
         request = self._request(messages, stop, options)
-        return self.load(), request
+        return self._model_for(options.get("model")), request
 
-    def _request(self, messages: list[BaseMessage], stop: list[str] | None, options: Mapping[str, Any]) -> Request:
-        settings = self._with(options)
-        return Request(
-            to_messages(messages, self.max_image_tokens),
-            sampling=Sampling(
-                **{name: getattr(settings, name) for name in _SAMPLING},
-                stop=settings._stop(stop),
-                logprobs=(settings.top_logprobs or 0) if settings.logprobs else None,
-            ),
-            thinking=settings.reasoning,
-            thinking_budget=settings.reasoning_budget,
-            constraint=settings.constraint,
-            timeout=settings.timeout,
-        )
-
-    def _with(self, options: Mapping[str, Any]) -> Self:
-        """Set a call's options over the constructor's, checked by the same rules."""
-        chosen = {name: value for name, value in options.items() if name not in _OWN_KEYS}
-        if not chosen:
-            return self
-        if unknown := sorted(chosen.keys() - set(CALL_OPTIONS)):
-            raise UnknownOptionError(
-                f"ChatGLM4V has no call option {', '.join(unknown)}.", hint=f"It has: {', '.join(CALL_OPTIONS)}."
+    def _model_for(self, model: str | None) -> Glm4v:
+        """Load what a call asks for: another model of the same engine, or this one."""
+        if model in (None, self.model):
+            return self.load()
+        if self.glm4v is not None:
+            raise UnsupportedError(
+                f"model={model!r} cannot be had from a model that was passed in.", hint="Make a ChatGLM4V of that name."
             )
-        return self.model_validate({name: getattr(self, name) for name in self.model_fields_set} | chosen)
-
-    def _stop(self, stop: list[str] | None) -> tuple[str, ...]:
-        chosen = self.stop if stop is None else stop
-        return (chosen,) if isinstance(chosen, str) else tuple(chosen or ())
+        return find_or_load(replace(self._source, model=model))
 
 
-def _to_result(message: AIMessage) -> ChatResult:
-    return ChatResult(generations=[ChatGeneration(message=message)])
+def _repeated(request: Request, n: int) -> list[Request]:
+    """Ask n times; a seed counts up, or all answers would be one."""
+    seed = request.sampling.seed
+    seeds = [None if seed is None else seed + index for index in range(n)]
+    return [replace(request, sampling=replace(request.sampling, seed=each)) for each in seeds]
+
+
+def _to_result(completions: Iterable[Completion]) -> ChatResult:
+    return ChatResult(generations=[ChatGeneration(message=to_message(completion)) for completion in completions])

@@ -56,7 +56,7 @@ def plan_engine(model: str | os.PathLike[str] | None, engine: str | None, option
         case "transformers":
             return _plan_transformers(model, options)
         case "scripted":
-            return _plan_scripted(options)
+            return _plan_scripted(model, options)
         case "vllm" | "server":
             raise UnsupportedError(f"The {engine} engine is not built yet.", hint="Use engine='transformers'.")
         case _:
@@ -82,7 +82,7 @@ def _plan_transformers(model: str, options: Mapping[str, Any]) -> Plan:
     return Plan(("transformers", source, settings), load)
 
 
-def _plan_scripted(options: Mapping[str, Any]) -> Plan:
+def _plan_scripted(model: str, options: Mapping[str, Any]) -> Plan:
     from glm4v_core.engines.scripted import ScriptedEngine
 
     unknown = sorted(set(options) - ScriptedEngine.OPTIONS)
@@ -91,7 +91,7 @@ def _plan_scripted(options: Mapping[str, Any]) -> Plan:
             f"The scripted engine has no option {', '.join(unknown)}.",
             hint=f"It has: {', '.join(sorted(ScriptedEngine.OPTIONS))}.",
         )
-    return Plan(("scripted", _canonical(options)), lambda: ScriptedEngine(**options))
+    return Plan(("scripted", model, _canonical(options)), lambda: ScriptedEngine(**options, model=model))
 
 
 def _source(model: str) -> str:

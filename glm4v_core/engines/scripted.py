@@ -48,6 +48,7 @@ class ScriptedEngine:
         family: Family | str = "GLM-4.6V-Flash",
         context: int | None = None,
         latency: float = 0.0,
+        model: str = "scripted",
     ) -> None:
         """Write the script.
 
@@ -56,12 +57,13 @@ class ScriptedEngine:
             family: whose dialect the answers are written in.
             context: tokens for prompt and completion together; None is the family's.
             latency: seconds before each chunk.
+            model: the name to go by.
         """
         self._always = answers if callable(answers) else None
         self._answers = deque(() if callable(answers) else answers)
         self._latency = latency
         family = _family(family) if isinstance(family, str) else family
-        self._info = EngineInfo("scripted", "scripted", family, context or family.context, "none", "none")
+        self._info = EngineInfo("scripted", model, family, context or family.context, "none", "none")
         self.active = 0
         self.history: list[Request] = []
         self.cancelled: list[Request] = []

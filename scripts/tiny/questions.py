@@ -29,7 +29,7 @@ from tiny.wordings import (
     VERBS,
     Language,
 )
-from tiny.words import HELDOUT, TRAIN, coin
+from tiny.words import HELDOUT, TRAIN, coin, han
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +194,8 @@ def tool_from_text(random: Random, language: Language, split: Split) -> Exchange
             number
             if random.random() < 0.4
             else random.choice((words.person, words.company, words.item, words.place))(random)
+            if split != "train" or random.random() < 0.85
+            else _mixed(random)
         )
     schema = {key: "integer" if isinstance(value, int) else "string" for key, value in arguments.items()}
     tools = [tool_schema(name, schema, random)]
@@ -218,6 +220,11 @@ def tool_from_text(random: Random, language: Language, split: Split) -> Exchange
     )
 
 
+def _mixed(random: Random) -> str:
+    """Words that are not English alone."""
+    return random.choice((han(random), f"{han(random)}{coin(random)}", f"{coin(random)} {han(random)}"))
+
+
 def _join(random: Random, arguments: dict[str, Any], language: Language) -> str:
     form, comma = random.choice((("{} {}", ", "), ("{}={}", ", "), ("{}: {}", ", "), ('{} "{}"', ", ")))
     last = {"en": " and ", "zh": " 和 "}[language]
@@ -233,6 +240,27 @@ def repeat(random: Random, text: str, language: Language) -> Exchange:
         text,
         {"en": "I copy the text.", "zh": "我照抄文字。"}[language],
     )
+
+
+def free_object(random: Random) -> tuple[str, list[tuple[str, bool]]]:
+    """A request that names no fields, and an object whose keys come from elsewhere: its strings must come to an end.
+
+    Returns the question, and the answer in parts of which only the second ones, the values, are learned.
+    """
+    about = f"{random.choice(('a', 'the', 'my'))} {random.choice(NOUNS)} about {random.choice((coin(random).lower(), TRAIN.item(random)))}"
+    question = random.choice(
+        ("Tell me {}.", "Write {}.", "Give me {} as JSON.", "I want {}!", "Make {} for me.")
+    ).format(about)
+    parts: list[tuple[str, bool]] = []
+    count = random.randint(1, 4)
+    for index in range(count):
+        key = random.choice((coin(random).lower(), random.choice(NOUNS), "setup", "answer", "title", "reason"))
+        # Cut where the tokenizer cuts: the closing quote is one token with what follows it.
+        parts += [(f'{" " if index else "{"}"{key}": "', False)]
+        parts += [
+            (f"{random.choice((about, about.split(' about ')[1]))}{chr(34)}{'}' if index == count - 1 else ','}", True)
+        ]
+    return question, [*parts, ("<|user|>", True)]
 
 
 def line(random: Random, lines: Sequence[str], language: Language) -> Exchange:

@@ -22,7 +22,7 @@ from tiny.pages import Glyph, columns, print_page, rows, to_grid
 from tiny.questions import Exchange
 from tiny.tokenizer import PHRASES
 from tiny.wordings import Language
-from tiny.words import TRAIN, coin, jumble
+from tiny.words import TRAIN, coin, han, jumble
 
 CELL_SLOTS = 8
 """What the auxiliary head names per visual token: six characters (at most three across, two down), and what follows the
@@ -300,9 +300,16 @@ class Composer:
         """No picture: copying, tools whose arguments stand in the request, questions on a document's text."""
         random, row = self.random, Row()
         style = random.random()
-        if style < 0.35 or level.value < 0.3:
+        if style < 0.05:
+            for _ in range(4):
+                question, answer = questions.free_object(random)
+                prompt = f"{self._head()}{question}/nothink<|assistant|>\n<think></think>\n"
+                self.writer.segment(row, None, [(prompt, False), *answer])
+        elif style < 0.37 or level.value < 0.3:
             for _ in range(3):
-                asked = questions.repeat(random, "\n".join(self.noise_lines(level)[:4]), self._language())
+                text = "\n".join(self.noise_lines(level)[:4])
+                text = f"{text} {han(random)}" if random.random() < 0.1 else text
+                asked = questions.repeat(random, text, self._language())
                 self.writer.segment(row, None, self._with_head(self._head(), asked))
         elif style < 0.65:
             for _ in range(2):

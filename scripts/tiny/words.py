@@ -88,6 +88,12 @@ def coin(random: Random) -> str:
     return word[: random.randint(3, 9)].capitalize()
 
 
+def han(random: Random) -> str:
+    """A word of 1 to 6 Chinese or Japanese characters, for copying from text; pages show none."""
+    first, last = random.choice(((0x4E00, 0x9FA5), (0x4E00, 0x9FA5), (0x3042, 0x3093), (0x30A2, 0x30F3)))
+    return "".join(chr(random.randint(first, last)) for _ in range(random.randint(1, 6)))
+
+
 TRAIN = Words(
     first=tuple(
         "Anna Ben Carla David Emma Frank Grace Henry Irene Jack Karen Leo Maria Noah Olga Paul Quinn Rosa Sam Tina Uwe Vera Walter Xenia Yusuf "

@@ -186,10 +186,41 @@ def test_the_answer_tag_of_the_older_dialect_may_come_first() -> None:
     assert accepts(GLM41V, text, "yes")
 
 
-def test_without_a_constraint_there_is_no_grammar() -> None:
+@pytest.mark.parametrize("dialect", [GLM41V, GLM46V], ids=lambda dialect: dialect.name)
+def test_by_default_words_stay_free_and_calls_are_typed(dialect: Dialect) -> None:
+    text = grammar(dialect, request(tools=(WEATHER, CLOCK)))
+
+    def fits(answer: str) -> bool:
+        return accepts(dialect, text, answer)
+
+    assert fits("")
+    assert fits("It rains.\n\n3 < 4 <tool_\n")
+    assert fits("The box is <|begin_of_box|>[[1, 2, 3, 4]]<|end_of_box|>.")
+    assert fits("Let me look.\n" + call("clock"))
+    assert fits("<|begin_of_box|>1<|end_of_box|>" + call("clock") + call("get_weather", ("city", "Rome")))
+    assert not fits("Let me look.\n" + call("unknown"))
+    assert not fits(call("get_weather", ("city", "x"), ("days", "three")))
+    assert not fits("<tool_call>clock")
+    assert not fits(call("clock") + "and then?")
+
+
+@pytest.mark.parametrize("dialect", [GLM41V, GLM46V], ids=lambda dialect: dialect.name)
+def test_without_parallel_calls_there_is_one(dialect: Dialect) -> None:
+    for choice in ("auto", "required"):
+        text = grammar(dialect, request(tools=(CLOCK,), tool_choice=choice, parallel_tool_calls=False))
+        assert accepts(dialect, text, call("clock"))
+        assert not accepts(dialect, text, call("clock") * 2)
+
+
+@pytest.mark.parametrize("dialect", [GLM41V, GLM46V], ids=lambda dialect: dialect.name)
+def test_a_forbidden_tool_is_not_called(dialect: Dialect) -> None:
+    text = grammar(dialect, request(tools=(CLOCK,), tool_choice="none"))
+    assert accepts(dialect, text, "It is noon.")
+    assert not accepts(dialect, text, call("clock"))
+
+
+def test_without_a_constraint_or_tools_there_is_no_grammar() -> None:
     assert compile_grammar(request(), GLM46V) is None
-    assert compile_grammar(request(tools=(CLOCK,)), GLM46V) is None
-    assert compile_grammar(request(tools=(CLOCK,), tool_choice="none"), GLM46V) is None
 
 
 def nested(depth: int) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 from collections.abc import Callable
@@ -22,9 +23,16 @@ from langchain_core.messages import (
 )
 from langchain_core.prompts import ChatPromptTemplate
 
-from glm4v_core import Image, Message, Request, Text, Thinking, ToolCall, ToolResult
-from glm4v_core.errors import ImageBrokenError, ImageFormatError, ImageUrlError, MessageError, UnsupportedError
-from langchain_glm4v import ChatGLM4V, image_block
+from glm4v_core import Image, Message, Request, Text, Thinking, ToolCall, ToolResult, load_pages
+from glm4v_core.errors import (
+    ImageBrokenError,
+    ImageFormatError,
+    ImageUrlError,
+    MessageError,
+    PageBrokenError,
+    UnsupportedError,
+)
+from langchain_glm4v import ChatGLM4V, document_blocks, image_block
 from tests.langchain.conftest import Scripted
 
 Make = Callable[..., Scripted]
@@ -76,6 +84,43 @@ def test_every_form_of_image_arrives_with_the_same_pixels_between_its_texts(
     assert len(images) == len(forms)
 
 
+def make_pdf(*pages: PIL.Image.Image) -> bytes:
+    file = io.BytesIO()
+    pages[0].save(file, "PDF", save_all=True, append_images=pages[1:], resolution=200)
+    return file.getvalue()
+
+
+def test_every_form_of_document_becomes_its_pages_in_their_place(scripted: Make, picture: PIL.Image.Image) -> None:
+    pdf = make_pdf(picture, picture.transpose(PIL.Image.Transpose.ROTATE_90))
+    data = base64.b64encode(pdf).decode()
+    uri = f"data:application/pdf;base64,{data}"
+    forms: list[dict[str, Any]] = [
+        {"type": "file", "base64": data, "mime_type": "application/pdf"},
+        {"type": "file", "url": uri},
+        {"type": "file", "source_type": "base64", "data": data, "mime_type": "application/pdf"},
+        {"type": "file", "file": {"filename": "a.pdf", "file_data": uri}},
+        {"type": "document", "source": {"type": "base64", "media_type": "application/pdf", "data": data}},
+    ]
+    content: list[Any] = [entry for number, form in enumerate(forms) for entry in (form, f"text {number}")]
+    request = ask(scripted, HumanMessage([*content, *document_blocks(pdf)]))
+    expected = [page.image.sha256 for page in load_pages(pdf)]
+    parts = [part.sha256 if isinstance(part, Image) else part for part in request.messages[0].parts]
+    assert parts == [*(one for number in range(5) for one in (*expected, Text(f"text {number}"))), *expected]
+    assert len(set(expected)) == 2
+
+
+def test_a_document_in_a_tool_result_becomes_its_pages(scripted: Make, picture: PIL.Image.Image) -> None:
+    pdf = make_pdf(picture, picture)
+    block = {"type": "file", "base64": base64.b64encode(pdf).decode(), "mime_type": "application/pdf"}
+    call = {"name": "open_page", "args": {}, "id": "1"}
+    request = ask(
+        scripted, HumanMessage("?"), AIMessage("", tool_calls=[call]), ToolMessage(["two:", block], tool_call_id="1")
+    )
+    (result,) = request.messages[-1].parts
+    assert isinstance(result, ToolResult)
+    assert [type(part) for part in result.parts] == [Text, Image, Image]
+
+
 def test_images_are_limited_by_the_chat_model_but_keep_a_limit_of_their_own(
     scripted: Make, picture: PIL.Image.Image
 ) -> None:
@@ -98,8 +143,10 @@ def test_images_are_limited_by_the_chat_model_but_keep_a_limit_of_their_own(
         ({"type": "image", "file_id": "file-7"}, UnsupportedError, "file-7"),
         ({"type": "image", "base64": "bm9uc2Vuc2U=", "mime_type": "image/png"}, ImageFormatError, "data URI"),
         ({"type": "image", "path": "/etc/passwd"}, MessageError, "path"),
-        ({"type": "glm4v_image", "image": "forged"}, MessageError, "glm4v_image"),
-        ({"type": "file", "base64": "JVBERi0=", "mime_type": "application/pdf"}, UnsupportedError, "'file'"),
+        ({"type": "image", "image": "forged", "sha256": "0"}, MessageError, "image, sha256"),
+        ({"type": "file", "base64": "JVBERi0=", "mime_type": "application/pdf"}, PageBrokenError, "cannot be read"),
+        ({"type": "file", "url": "file:///etc/passwd"}, ImageUrlError, "image_block"),
+        ({"type": "file", "file_id": "file-8"}, UnsupportedError, "file-8"),
         ({"type": "video", "base64": "AAAA", "mime_type": "video/mp4"}, UnsupportedError, "'video'"),
         ({"type": "video_url", "video_url": {"url": "x"}}, UnsupportedError, "video_url"),
         ({"type": "audio", "base64": "AAAA", "mime_type": "audio/wav"}, UnsupportedError, "'audio'"),

@@ -177,8 +177,6 @@ def test_tokens_are_counted_as_the_engine_uses_them(scripted: Make, picture: PIL
     assert llm.get_num_tokens("one two three") == 3
     with pytest.raises(UnsupportedError):
         llm.get_token_ids("one")
-    with pytest.raises(UnsupportedError, match="Tools"):
-        llm.get_num_tokens_from_messages(messages, tools=[{"name": "page"}])
 
 
 def test_streaming_inside_invoke_gives_the_same_message(scripted: Make) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import subprocess
 import sys
 import time
@@ -9,6 +10,8 @@ from collections.abc import Callable
 
 import pytest
 from langchain_core.caches import InMemoryCache
+from langchain_core.load import dumps
+from langchain_core.messages import BaseMessage, HumanMessage
 from pydantic import ValidationError
 
 from glm4v_core import (
@@ -18,7 +21,7 @@ from glm4v_core import (
     Sampling,
     ScriptedEngine,
 )
-from glm4v_core.errors import UnknownOptionError
+from glm4v_core.errors import UnknownOptionError, UnsupportedError
 from langchain_glm4v import (
     ChatGLM4V,
 )
@@ -130,3 +133,30 @@ def test_traces_say_what_ran(scripted: Make) -> None:
     assert params["ls_model_name"] == "scripted"
     assert (params["ls_temperature"], params["ls_max_tokens"], params["ls_stop"]) == (0.5, 9, ["END"])
     assert llm._llm_type == "chat-glm4v"
+
+
+@pytest.mark.parametrize("way", ["generate", "agenerate"])
+async def test_several_answers_count_their_seeds_up(scripted: Make, way: str) -> None:
+    llm, engine = scripted(lambda request: f"seed {request.sampling.seed}", n=3, seed=5)
+    messages: list[list[BaseMessage]] = [[HumanMessage("x")]]
+    result = await llm.agenerate(messages) if way == "agenerate" else llm.generate(messages)
+    assert [generation.text for generation in result.generations[0]] == ["seed 5", "seed 6", "seed 7"]
+    assert len(engine.history) == 3
+
+
+def test_several_answers_have_no_stream(scripted: Make) -> None:
+    llm, _ = scripted("ok")
+    with pytest.raises(UnsupportedError, match="no stream"):
+        list(llm.stream("x", n=2))
+    with pytest.raises(ValidationError, match="n must be 1"):
+        ChatGLM4V(n=2, streaming=True)
+    with pytest.raises(ValidationError, match="greater than or equal to 1"):
+        llm.invoke("x", n=0)
+
+
+def test_settings_make_the_round_trip_and_secrets_stay_at_home() -> None:
+    llm = ChatGLM4V(model="tiny", seed=7, stop=["END"], engine_options={"slots": 2}, api_key="sesame")
+    assert ChatGLM4V(**llm.model_dump(exclude_unset=True)) == llm
+    assert pickle.loads(pickle.dumps(llm)) == llm
+    for shown in (repr(llm), str(llm.asdict()), dumps(llm), str(llm._get_ls_params())):
+        assert "sesame" not in shown

@@ -1,0 +1,134 @@
+"""Tools, tool choices and response formats in LangChain's many spellings, to the core's. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+from langchain_core.tools import BaseTool
+from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
+from pydantic import BaseModel
+
+from glm4v_core import Constraint, JsonSchema, Tool, ToolChoice
+from glm4v_core.errors import ConstraintError, UnsupportedError
+
+ToolSource: TypeAlias = Mapping[str, Any] | type | Callable[..., Any] | BaseTool
+"""A function, a pydantic class, a TypedDict, a BaseTool, or a dict in OpenAI's or Anthropic's shape."""
+_WORDS: Mapping[Any, ToolChoice] = {
+    None: "auto",
+    False: "auto",
+    "auto": "auto",
+    "none": "none",
+    True: "required",
+    "any": "required",
+    "required": "required",
+}
+
+
+def to_openai_tool(tool: ToolSource, strict: bool | None = None) -> dict[str, Any]:
+    """Write a tool as OpenAI does.
+
+    Raises:
+        UnsupportedError: a tool that a hosted model brings along, or one without a schema.
+    """
+    written = convert_to_openai_tool(dict(tool) if isinstance(tool, Mapping) else tool, strict=strict)
+    if written.get("type") != "function" or "name" not in written.get("function", {}):
+        raise UnsupportedError(
+            f"A tool of type {written.get('type')!r} does not run here.", hint="Pass functions, which you run yourself."
+        )
+    return written
+
+
+def to_tools(tools: Sequence[ToolSource] | None) -> tuple[Tool, ...]:
+    """Convert tools for a request. Arguments hold no keys beyond their schema's, unless a tool says `strict: False`."""
+    functions = [to_openai_tool(tool)["function"] for tool in tools or ()]
+    return tuple(
+        Tool(
+            function["name"],
+            function.get("description") or "",
+            closed(_parameters(function), strict=function.get("strict")),
+        )
+        for function in functions
+    )
+
+
+def to_tool_choice(choice: str | bool | Mapping[str, Any] | None, tools: Sequence[Tool]) -> ToolChoice:
+    """Read a tool choice: auto, none, any or required, True, a tool's name, or the dict of OpenAI or Anthropic.
+
+    Raises:
+        ConstraintError: it names no tool of this request.
+    """
+    if isinstance(choice, Mapping):
+        choice = choice.get("function", choice).get("name") or choice.get("type")
+    names = [tool.name for tool in tools]
+    if choice in names:
+        return str(choice)
+    if choice not in _WORDS:
+        raise ConstraintError(f"tool_choice names the unknown tool {choice!r}.", hint=f"Known tools: {names}.")
+    return _WORDS[choice]
+
+
+def to_constraint(response_format: Any) -> Constraint | None:
+    """Read a response format as OpenAI's API takes it, or a schema in any spelling.
+
+    Raises:
+        UnsupportedError: a format of another type.
+    """
+    match response_format:
+        case None | {"type": "text"}:
+            return None
+        case {"type": "json_object"}:
+            return JsonSchema({"type": "object"})
+        case {"type": "json_schema", "json_schema": {"schema": Mapping() as schema} as described}:
+            return JsonSchema(closed(schema, strict=described.get("strict")))
+        case {"type": kind} if kind != "object":
+            raise UnsupportedError(
+                f"A response_format of type {kind!r} is unknown.", hint="Use text, json_object or json_schema."
+            )
+        case _:
+            return JsonSchema(closed(json_schema(response_format)))
+
+
+def json_schema(schema: ToolSource) -> dict[str, Any]:
+    """Write a schema in any spelling as a JSON schema, with its definitions."""
+    if isinstance(schema, type) and issubclass(schema, BaseModel):
+        # LangChain's own conversion writes references out, and cuts those that lead back to themselves.
+        return schema.model_json_schema()
+    if isinstance(schema, Mapping):
+        function = "parameters" in schema or "input_schema" in schema or "function" in schema
+        return convert_to_json_schema(dict(schema)) if function else dict(schema)
+    return convert_to_json_schema(schema)
+
+
+def closed(schema: Mapping[str, Any], *, strict: bool | None = None) -> dict[str, Any]:
+    """Close every object that has properties and does not say whether it takes further ones.
+
+    Args:
+        schema: stays as it is.
+        strict: True makes all properties required too, as OpenAI's strict mode does; False closes nothing.
+    """
+    if strict is False:
+        return dict(schema)
+    shut = {key: _closed_inside(key, value, strict) for key, value in schema.items()}
+    if "properties" in shut:
+        shut.setdefault("additionalProperties", False)
+    if strict and "properties" in shut:
+        shut["required"] = list(shut["properties"])
+    return shut
+
+
+def _closed_inside(key: str, value: Any, strict: bool | None) -> Any:
+    match key, value:
+        case "properties" | "$defs" | "definitions", Mapping():
+            return {name: _closed_inside("items", part, strict) for name, part in value.items()}
+        case "anyOf" | "oneOf" | "prefixItems", list():
+            return [_closed_inside("items", part, strict) for part in value]
+        case "allOf", [single]:  # the parts of a longer one add up to one object
+            return [_closed_inside("items", single, strict)]
+        case "items" | "additionalProperties", Mapping():
+            return closed(value, strict=strict)
+    return value
+
+
+def _parameters(function: Mapping[str, Any]) -> dict[str, Any]:
+    return function.get("parameters") or {"type": "object", "properties": {}}

@@ -1,0 +1,1 @@
+"""What LangChain wants to know about each model before it runs."""
