@@ -8,6 +8,7 @@ import json
 import logging
 import os
 from collections.abc import AsyncGenerator, Callable, Hashable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,7 +126,7 @@ async def load_engine(plan: Plan) -> Engine:
     """
     shared = _shared.get(plan.key)
     if shared is None:
-        shared = _shared[plan.key] = _Shared(asyncio.create_task(asyncio.to_thread(plan.load)))
+        shared = _shared[plan.key] = _Shared(asyncio.create_task(_in_its_own_thread(plan.load)))
     shared.users += 1
     async with AsyncExitStack() as undo:
         undo.push_async_callback(_release, plan.key, shared)
@@ -133,6 +134,15 @@ async def load_engine(plan: Plan) -> Engine:
         engine = await asyncio.shield(shared.engine)
         undo.pop_all()
     return _Lease(plan.key, shared, engine)
+
+
+async def _in_its_own_thread(load: Callable[[], Engine]) -> Engine:
+    """Keep out of the loop's pool of threads: all of them may be waiting for this engine."""
+    thread = ThreadPoolExecutor(1, thread_name_prefix="glm4v-load")
+    try:
+        return await asyncio.get_running_loop().run_in_executor(thread, load)
+    finally:
+        thread.shutdown(wait=False)
 
 
 async def _release(key: Hashable, shared: _Shared) -> None:

@@ -63,6 +63,16 @@ async def test_a_sync_call_works_where_a_loop_is_running() -> None:
     assert Glm4v.from_engine(ScriptedEngine(["as in a notebook"])).generate(ASKED).text == "as in a notebook"
 
 
+def test_a_model_loads_though_every_thread_of_the_loop_waits_for_it() -> None:
+    def load(_: int) -> None:
+        Glm4v.load("crowded", "scripted", answers=["fine"]).close()
+
+    async def crowd() -> None:
+        await asyncio.gather(*(asyncio.to_thread(load, number) for number in range(64)))
+
+    run(crowd())
+
+
 def test_on_the_engine_loop_async_calls_work_and_blocking_ones_are_refused() -> None:
     model = Glm4v.from_engine(ScriptedEngine(lambda request: "fine"))
 
