@@ -2,6 +2,7 @@
 
 from langchain_glm4v._convert import document_blocks, image_block
 from langchain_glm4v.chat_model import ChatGLM4V
+from langchain_glm4v.documents import GLM4VBlobParser, ScannedDocumentLoader
 from langchain_glm4v.errors import ChatContextOverflowError, ChatModelNotFoundError, ChatTimeoutError
 
 __all__ = [
@@ -9,6 +10,8 @@ __all__ = [
     "ChatGLM4V",
     "ChatModelNotFoundError",
     "ChatTimeoutError",
+    "GLM4VBlobParser",
+    "ScannedDocumentLoader",
     "document_blocks",
     "image_block",
 ]

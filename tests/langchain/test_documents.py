@@ -1,0 +1,407 @@
+"""Scanned files become documents: one per page, in order, and every failure is where the policy puts it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from langchain_core.document_loaders import Blob
+from langchain_core.documents import Document
+from langchain_core.runnables import RunnableLambda
+
+from glm4v_core import Image, ImageLimits, Message, Request, ScriptedEngine, Text, load_pages, tasks
+from glm4v_core.errors import (
+    ConfigError,
+    EngineDeadError,
+    ImageBrokenError,
+    ImageNotFoundError,
+    OutOfMemoryError,
+    PageBrokenError,
+    PageLimitError,
+    UnsupportedError,
+)
+from langchain_glm4v import ChatGLM4V, GLM4VBlobParser, ScannedDocumentLoader
+from tests.langchain.conftest import Scripted
+from tests.scans import bar_of, ccitt_image, fax_tiff, jbig2_image, paper, scanned_pdf
+
+Make = Callable[..., Scripted]
+WAYS = ("lazy_load", "alazy_load")
+
+
+def seen(request: Request) -> Image:
+    image = request.messages[0].parts[0]
+    assert isinstance(image, Image)
+    return image
+
+
+def number_of(request: Request) -> int:
+    """Tell the page by the length of its bar."""
+    bar = bar_of(seen(request).pixels)
+    assert bar is not None
+    return round(bar[2] * 1.2 / 10)
+
+
+def read(request: Request) -> Any:
+    return f"text of page {number_of(request)}"
+
+
+def prompt_of(request: Request) -> str:
+    part = request.messages[0].parts[1]
+    assert isinstance(part, Text)
+    return part.text
+
+
+async def iterate(loader: ScannedDocumentLoader, way: str) -> AsyncIterator[Document]:
+    if way == "lazy_load":
+        for document in loader.lazy_load():
+            yield document
+    else:
+        async for document in loader.alazy_load():
+            yield document
+
+
+async def load(loader: ScannedDocumentLoader, way: str) -> list[Document]:
+    return [document async for document in iterate(loader, way)]
+
+
+def texts(documents: list[Document]) -> list[str]:
+    return [document.page_content for document in documents]
+
+
+@pytest.fixture
+def fax(tmp_path: Path) -> Path:
+    path = tmp_path / "fax.tif"
+    path.write_bytes(fax_tiff(5))
+    return path
+
+
+@pytest.fixture
+def mixed(tmp_path: Path) -> list[Path]:
+    """A good file, a broken one, and a good one."""
+    files = {"a.tif": fax_tiff(2), "b.jpg": b"\xff\xd8\xff cut off", "c.pdf": scanned_pdf(ccitt_image(3))}
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    return [tmp_path / name for name in files]
+
+
+class TestFormats:
+    @pytest.mark.parametrize(
+        ("content", "bars"),
+        [
+            (fax_tiff(3), [(0, 0, 8, 12), (0, 0, 17, 12), (0, 0, 25, 12)]),
+            (fax_tiff(2, rows_per_strip=16), [(0, 0, 8, 12), (0, 0, 17, 12)]),
+            (scanned_pdf(ccitt_image(1), ccitt_image(3)), [(0, 0, 8, 12), (0, 0, 25, 12)]),
+            (scanned_pdf(jbig2_image(2)), [(0, 0, 17, 12)]),
+            (scanned_pdf(ccitt_image(1), turned=90), [(88, 0, 100, 8)]),
+            (scanned_pdf(jbig2_image(1), turned=180), [(92, 88, 100, 100)]),
+        ],
+        ids=["group 4", "group 4 in strips", "CCITT", "JBIG2", "turned right", "upside down"],
+    )
+    def test_the_model_sees_each_page_upright_and_whole(
+        self, scripted: Make, tmp_path: Path, content: bytes, bars: list[tuple[int, ...]]
+    ) -> None:
+        path = tmp_path / "scan"
+        path.write_bytes(content)
+        llm, _ = scripted(lambda request: str(bar_of(seen(request).pixels)))
+        documents = ScannedDocumentLoader(path, llm, dpi=144).load()
+        assert texts(documents) == [str(bar) for bar in bars]
+
+    def test_a_picture_is_a_document_of_one_page(self, scripted: Make, tmp_path: Path) -> None:
+        paper(4).save(tmp_path / "page.png")
+        llm, _ = scripted(read)
+        (document,) = ScannedDocumentLoader(str(tmp_path / "page.png"), llm).load()
+        assert (document.page_content, document.metadata["total_pages"]) == ("text of page 4", 1)
+
+
+class TestMetadata:
+    def test_it_has_the_usual_keys_and_what_a_scan_adds(self, scripted: Make, fax: Path) -> None:
+        llm, _ = scripted(read)
+        documents = ScannedDocumentLoader(fax, llm).load()
+        pages = list(load_pages(fax))
+        assert documents[1].metadata == {
+            "source": str(fax),
+            "page": 1,
+            "total_pages": 5,
+            "sha256": pages[1].image.sha256,
+            "format": "TIFF",
+            "width": 120,
+            "height": 160,
+            "model": "scripted",
+            "finish_reason": "stop",
+        }
+        assert len({document.metadata["sha256"] for document in documents}) == 5
+
+    def test_an_incomplete_text_is_told_by_its_finish_reason(self, scripted: Make, tmp_path: Path) -> None:
+        paper().save(tmp_path / "page.png")
+        llm, _ = scripted("one two three four", max_tokens=2)
+        (document,) = ScannedDocumentLoader(tmp_path / "page.png", llm).load()
+        assert (document.page_content, document.metadata["finish_reason"]) == ("one two", "length")
+
+    def test_what_was_changed_on_opening_is_noted(self, scripted: Make, tmp_path: Path) -> None:
+        (tmp_path / "large.pdf").write_bytes(scanned_pdf(ccitt_image()))
+        llm, _ = scripted(read)
+        (document,) = ScannedDocumentLoader(
+            tmp_path / "large.pdf", llm, dpi=144, limits=ImageLimits(max_pixels=10_000)
+        ).load()
+        assert "instead of 144 dpi" in document.metadata["notes"]
+
+    def test_that_of_a_blob_is_kept(self, scripted: Make) -> None:
+        llm, _ = scripted(read)
+        blob = Blob.from_data(fax_tiff(2), metadata={"source": "mail 7", "customer": 12})
+        documents = GLM4VBlobParser(llm).parse(blob)
+        assert texts(documents) == ["text of page 1", "text of page 2"]
+        assert [document.metadata["source"] for document in documents] == ["mail 7"] * 2
+        assert [document.metadata["customer"] for document in documents] == [12] * 2
+
+    def test_a_blob_without_a_name_is_called_bytes(self, scripted: Make) -> None:
+        llm, _ = scripted(read)
+        (document,) = GLM4VBlobParser(llm).parse(Blob.from_data(fax_tiff(1)))
+        assert document.metadata["source"] == "bytes"
+
+
+class TestFailures:
+    @pytest.mark.parametrize("way", WAYS)
+    async def test_raise_ends_the_run_after_the_pages_before(self, scripted: Make, mixed: list[Path], way: str) -> None:
+        llm, _ = scripted(read)
+        documents = iterate(ScannedDocumentLoader(mixed, llm), way)
+        assert texts([await anext(documents), await anext(documents)]) == ["text of page 1", "text of page 2"]
+        with pytest.raises(ImageBrokenError) as caught:
+            await anext(documents)
+        assert caught.value.__notes__ == [f"This happened at {mixed[1]}."]
+
+    @pytest.mark.parametrize("way", WAYS)
+    async def test_skip_leaves_it_out_and_says_so(
+        self, scripted: Make, mixed: list[Path], way: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        llm, _ = scripted(read)
+        documents = await load(ScannedDocumentLoader(mixed, llm, errors="skip"), way)
+        assert texts(documents) == [f"text of page {number}" for number in (1, 2, 3)]
+        (warning,) = [record for record in caplog.records if record.name == "langchain_glm4v.documents"]
+        assert warning.levelno == logging.WARNING
+        assert str(mixed[1]) in warning.getMessage()
+        assert "copy or scan it again" in warning.getMessage()
+
+    @pytest.mark.parametrize("way", WAYS)
+    async def test_record_gives_a_document_without_text(self, scripted: Make, mixed: list[Path], way: str) -> None:
+        llm, _ = scripted(read)
+        documents = await load(ScannedDocumentLoader(mixed, llm, errors="record"), way)
+        assert texts(documents) == [
+            "text of page 1",
+            "text of page 2",
+            "",
+            "text of page 3",
+        ]
+        failure = documents[2].metadata
+        assert failure.pop("error_message").startswith(str(mixed[1]))
+        assert failure == {
+            "source": str(mixed[1]),
+            "error_code": "image_broken",
+            "error_hint": ImageBrokenError.hint,
+        }
+        assert not any("error_code" in documents[index].metadata for index in (0, 1, 3))
+
+    def test_one_page_of_a_document_fails_alone(self, scripted: Make, tmp_path: Path) -> None:
+        path = tmp_path / "scan.pdf"
+        path.write_bytes(scanned_pdf(ccitt_image(1), ccitt_image(2)).replace(b"<</Type/Page/", b"<</Type/Void/", 1))
+        llm, _ = scripted(read)
+        broken, sound = ScannedDocumentLoader(path, llm, errors="record").load()
+        assert (broken.metadata["page"], broken.metadata["total_pages"]) == (0, 2)
+        assert (broken.page_content, broken.metadata["error_code"]) == ("", PageBrokenError.code)
+        assert (sound.page_content, sound.metadata["page"]) == ("text of page 2", 1)
+
+    @pytest.mark.parametrize(("errors", "count"), [("skip", 4), ("record", 5)])
+    def test_a_page_that_the_model_fails_at_is_no_exception(
+        self, scripted: Make, fax: Path, errors: Any, count: int, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        llm, _ = scripted(lambda request: OutOfMemoryError("Too big.") if number_of(request) == 3 else read(request))
+        documents = ScannedDocumentLoader(fax, llm, errors=errors).load()
+        assert len(documents) == count
+        recorded = [document.metadata for document in documents if not document.page_content]
+        failures = [(facts["page"], facts["error_code"], facts["width"]) for facts in recorded]
+        assert failures == [(2, "out_of_memory", 120)] * (count - 4)
+        assert (f"page 3 of {fax}" in caplog.text) == (errors == "skip")
+
+    def test_it_is_raised_with_its_place(self, scripted: Make, fax: Path) -> None:
+        llm, _ = scripted(lambda request: OutOfMemoryError("Too big.") if number_of(request) == 3 else read(request))
+        with pytest.raises(OutOfMemoryError) as caught:
+            ScannedDocumentLoader(fax, llm).load()
+        assert caught.value.__notes__ == [f"This happened at page 3 of {fax}."]
+
+    @pytest.mark.parametrize("errors", ["raise", "skip", "record"])
+    @pytest.mark.parametrize("error", [EngineDeadError("The worker is gone."), UnsupportedError("No such thing.")])
+    def test_what_all_pages_would_meet_raises_in_any_case(self, fax: Path, errors: Any, error: Exception) -> None:
+        def fail(_: Any, **options: Any) -> Any:
+            raise error
+
+        with pytest.raises(type(error)):
+            ScannedDocumentLoader(fax, RunnableLambda(fail), errors=errors).load()
+
+    def test_a_missing_file_and_one_with_too_many_pages_are_failures_like_others(
+        self, scripted: Make, fax: Path, tmp_path: Path
+    ) -> None:
+        llm, _ = scripted(read)
+        loader = ScannedDocumentLoader([tmp_path / "gone.png", fax], llm, errors="record", max_pages=3)
+        codes = [document.metadata["error_code"] for document in loader.load()]
+        assert codes == [ImageNotFoundError.code, PageLimitError.code]
+
+
+class TestInFlight:
+    def together(self, engine: Callable[[], ScriptedEngine], wanted: int) -> Callable[[Request], Iterator[str]]:
+        """Answer no page before that many are in work."""
+
+        def answer(request: Request) -> Iterator[str]:
+            for _ in range(100_000):
+                if engine().most_at_once >= wanted:
+                    break
+                yield ""
+            yield read(request)
+
+        return answer
+
+    @pytest.mark.parametrize("way", WAYS)
+    async def test_pages_of_all_files_are_in_work_together(self, scripted: Make, tmp_path: Path, way: str) -> None:
+        for name in ("a.tif", "b.tif"):
+            (tmp_path / name).write_bytes(fax_tiff(2))
+        held: list[ScriptedEngine] = []
+        llm, engine = scripted(self.together(lambda: held[0], 4), latency=0.0001)
+        held.append(engine)
+        documents = await load(ScannedDocumentLoader(tmp_path, llm, concurrency=4), way)
+        assert engine.most_at_once == 4
+        assert [(Path(document.metadata["source"]).name, document.page_content) for document in documents] == [
+            (name, f"text of page {number}") for name in ("a.tif", "b.tif") for number in (1, 2)
+        ]
+
+    @pytest.mark.parametrize("way", WAYS)
+    async def test_no_more_pages_than_wanted_are_in_work(self, scripted: Make, fax: Path, way: str) -> None:
+        llm, engine = scripted(read, latency=0.0001)
+        assert len(await load(ScannedDocumentLoader(fax, llm, concurrency=2), way)) == 5
+        assert engine.most_at_once <= 2
+
+    @pytest.mark.parametrize("way", WAYS)
+    async def test_order_is_kept_though_later_pages_finish_first(self, scripted: Make, fax: Path, way: str) -> None:
+        finished: list[int] = []
+
+        def first_page_last(request: Request) -> Iterator[str]:
+            number = number_of(request)
+            for _ in range(100_000):
+                if number > 1 or len(finished) == 4:
+                    break
+                yield ""
+            yield read(request)
+            finished.append(number)
+
+        llm, _ = scripted(first_page_last, latency=0.0001)
+        documents = await load(ScannedDocumentLoader(fax, llm), way)
+        assert finished[-1] == 1
+        assert [document.metadata["page"] for document in documents] == [0, 1, 2, 3, 4]
+
+
+class TestLaziness:
+    @pytest.fixture
+    def long(self, tmp_path: Path) -> list[Path]:
+        """Thirty pages."""
+        (tmp_path / "long.tif").write_bytes(fax_tiff(10))
+        return [tmp_path / "long.tif"] * 3
+
+    def test_the_first_document_comes_before_most_pages_are_asked(self, scripted: Make, long: list[Path]) -> None:
+        llm, engine = scripted(read)
+        documents = ScannedDocumentLoader(long, llm, concurrency=1).lazy_load()
+        assert engine.history == []
+        assert next(documents).page_content == "text of page 1"
+        for _ in range(50):  # whoever would run ahead could do so now
+            llm.get_num_tokens("a")
+        assert len(engine.history) <= 10
+        assert len(list(documents)) == 29
+
+    async def test_so_it_does_without_blocking(self, scripted: Make, long: list[Path]) -> None:
+        llm, engine = scripted(read)
+        documents = ScannedDocumentLoader(long, llm, concurrency=1).alazy_load()
+        assert engine.history == []
+        assert (await anext(documents)).page_content == "text of page 1"
+        for _ in range(50):
+            await asyncio.to_thread(llm.get_num_tokens, "a")
+        assert len(engine.history) <= 10
+        assert len([document async for document in documents]) == 29
+
+    async def test_breaking_off_aborts_what_is_in_work(self, scripted: Make, fax: Path) -> None:
+        llm, engine = scripted(lambda request: read(request) if number_of(request) == 1 else ["word "] * 100_000)
+        documents = ScannedDocumentLoader(fax, llm).alazy_load()
+        assert (await anext(documents)).page_content == "text of page 1"
+        await documents.aclose()
+        for _ in range(1000):
+            if not engine.active:
+                break
+            await asyncio.sleep(0.001)
+        assert engine.active == 0
+        assert {number_of(request) for request in engine.cancelled} == {2, 3, 4, 5} & set(
+            map(number_of, engine.history)
+        )
+
+    def test_making_a_loader_opens_nothing(self) -> None:
+        loader = ScannedDocumentLoader("no/such/file.pdf", ChatGLM4V(model="no/such/model"))
+        assert loader.lazy_load()
+
+    def test_the_first_page_loads_the_model(self, long: list[Path]) -> None:
+        llm = ChatGLM4V(engine="scripted", engine_options={"answers": read})
+        try:
+            assert len(ScannedDocumentLoader(long, llm, step=tasks.caption(), concurrency=64).load()) == 30
+        finally:
+            llm.close()
+
+
+class TestQuestions:
+    @pytest.mark.parametrize(("language", "begins"), [("en", "Read the text"), ("zh", "请逐行识别")])
+    def test_the_text_is_asked_for_in_the_language(self, scripted: Make, fax: Path, language: Any, begins: str) -> None:
+        llm, engine = scripted(read)
+        ScannedDocumentLoader(fax, llm, language=language).load()
+        assert {prompt_of(request)[: len(begins)] for request in engine.history} == {begins}
+
+    @pytest.mark.parametrize("wrap", [lambda llm: llm, lambda llm: llm.with_retry().with_config(tags=["scan"])])
+    def test_a_model_is_asked_with_the_prompt_it_was_trained_on(self, scripted: Make, fax: Path, wrap: Any) -> None:
+        llm, engine = scripted(read, family="GLM-OCR")
+        ScannedDocumentLoader(fax, wrap(llm)).load()
+        assert {prompt_of(request) for request in engine.history} == {"Text Recognition:"}
+
+    def test_another_step_may_be_asked(self, scripted: Make, fax: Path) -> None:
+        llm, engine = scripted(lambda request: "一张传真")
+        documents = ScannedDocumentLoader(fax, llm, step=tasks.caption("zh"), frames=1).load()
+        assert texts(documents) == ["一张传真"]
+        assert engine.history[0].messages == (Message.user(seen(engine.history[0]), "用一两句话描述这张图片。"),)
+
+    def test_settings_and_retries_of_the_chat_model_hold(self, scripted: Make, tmp_path: Path) -> None:
+        paper(2).save(tmp_path / "page.png")
+        llm, engine = scripted(OutOfMemoryError("Too big."), read, seed=7)
+        (document,) = ScannedDocumentLoader(tmp_path, llm.with_retry(wait_exponential_jitter=False)).load()
+        assert document.page_content == "text of page 2"
+        assert [request.sampling.seed for request in engine.history] == [7, 7]
+
+
+class TestSettings:
+    @pytest.mark.parametrize(
+        "options", [{"errors": "ignore"}, {"dpi": 0}, {"max_pages": 0}, {"step": tasks.caption(), "language": "zh"}]
+    )
+    def test_wrong_ones_are_refused_when_the_loader_is_made(self, options: dict[str, Any]) -> None:
+        with pytest.raises(ConfigError):
+            ScannedDocumentLoader("unread.pdf", ChatGLM4V(), **options)
+
+    def test_unknown_ones_are_refused_by_name(self) -> None:
+        with pytest.raises(TypeError, match="dip"):
+            GLM4VBlobParser(ChatGLM4V(), dip=300)  # type: ignore[call-arg]
+
+    def test_no_page_at_once_is_refused(self, scripted: Make, fax: Path) -> None:
+        with pytest.raises(ConfigError, match="concurrency"):
+            ScannedDocumentLoader(fax, scripted(read)[0], concurrency=0).load()
+
+    def test_other_files_of_a_folder_are_named(
+        self, scripted: Make, fax: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        for number in range(7):
+            (fax.parent / f"notes{number}.txt").write_text("not a scan")
+        llm, _ = scripted(read)
+        assert len(ScannedDocumentLoader(fax.parent, llm).load()) == 5
+        assert "7 files are neither pictures nor PDF" in caplog.text
+        assert "notes4.txt, ..." in caplog.text
