@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import struct
+from typing import Any
 
 import PIL.Image
 import PIL.ImageChops
 from PIL.TiffImagePlugin import ROWSPERSTRIP, STRIPBYTECOUNTS, STRIPOFFSETS
 
+from glm4v_core import Image, Request
 from tests.core.test_pages import CATALOGUE, assemble, stream
 
 WIDTH, HEIGHT = 120, 160
@@ -89,3 +91,22 @@ def jbig2_image(number: int = 1) -> bytes:
 def _image(filters: bytes, data: bytes) -> bytes:
     size = b"/Width %d/Height %d/BitsPerComponent 1/ColorSpace/DeviceGray" % (WIDTH, HEIGHT)
     return stream(data, b"/Type/XObject/Subtype/Image%s/Filter%s" % (size, filters))
+
+
+def seen(request: Request) -> Image:
+    """The page that a request is about."""
+    image = request.messages[0].parts[0]
+    assert isinstance(image, Image)
+    return image
+
+
+def number_of(request: Request) -> int:
+    """Tell the page by the length of its bar."""
+    bar = bar_of(seen(request).pixels)
+    assert bar is not None
+    return round(bar[2] * WIDTH / 1000)
+
+
+def read(request: Request) -> Any:
+    """Answer as a model that reads these pages."""
+    return f"text of page {number_of(request)}"

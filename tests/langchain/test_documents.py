@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from langchain_core.document_loaders import Blob
 from langchain_core.documents import Document
 from langchain_core.runnables import RunnableLambda
 
-from glm4v_core import Image, ImageLimits, Message, Request, ScriptedEngine, Text, load_pages, tasks
+from glm4v_core import ImageLimits, Message, Request, Text, load_pages, tasks
 from glm4v_core.errors import (
     ConfigError,
     EngineDeadError,
@@ -26,27 +25,10 @@ from glm4v_core.errors import (
 )
 from langchain_glm4v import ChatGLM4V, GLM4VBlobParser, ScannedDocumentLoader
 from tests.langchain.conftest import Scripted
-from tests.scans import bar_of, ccitt_image, fax_tiff, jbig2_image, paper, scanned_pdf
+from tests.scans import bar_of, ccitt_image, fax_tiff, jbig2_image, number_of, paper, read, scanned_pdf, seen
 
 Make = Callable[..., Scripted]
 WAYS = ("lazy_load", "alazy_load")
-
-
-def seen(request: Request) -> Image:
-    image = request.messages[0].parts[0]
-    assert isinstance(image, Image)
-    return image
-
-
-def number_of(request: Request) -> int:
-    """Tell the page by the length of its bar."""
-    bar = bar_of(seen(request).pixels)
-    assert bar is not None
-    return round(bar[2] * 1.2 / 10)
-
-
-def read(request: Request) -> Any:
-    return f"text of page {number_of(request)}"
 
 
 def prompt_of(request: Request) -> str:
@@ -247,110 +229,6 @@ class TestFailures:
         loader = ScannedDocumentLoader([tmp_path / "gone.png", fax], llm, errors="record", max_pages=3)
         codes = [document.metadata["error_code"] for document in loader.load()]
         assert codes == [ImageNotFoundError.code, PageLimitError.code]
-
-
-class TestInFlight:
-    def together(self, engine: Callable[[], ScriptedEngine], wanted: int) -> Callable[[Request], Iterator[str]]:
-        """Answer no page before that many are in work."""
-
-        def answer(request: Request) -> Iterator[str]:
-            for _ in range(100_000):
-                if engine().most_at_once >= wanted:
-                    break
-                yield ""
-            yield read(request)
-
-        return answer
-
-    @pytest.mark.parametrize("way", WAYS)
-    async def test_pages_of_all_files_are_in_work_together(self, scripted: Make, tmp_path: Path, way: str) -> None:
-        for name in ("a.tif", "b.tif"):
-            (tmp_path / name).write_bytes(fax_tiff(2))
-        held: list[ScriptedEngine] = []
-        llm, engine = scripted(self.together(lambda: held[0], 4), latency=0.0001)
-        held.append(engine)
-        documents = await load(ScannedDocumentLoader(tmp_path, llm, concurrency=4), way)
-        assert engine.most_at_once == 4
-        assert [(Path(document.metadata["source"]).name, document.page_content) for document in documents] == [
-            (name, f"text of page {number}") for name in ("a.tif", "b.tif") for number in (1, 2)
-        ]
-
-    @pytest.mark.parametrize("way", WAYS)
-    async def test_no_more_pages_than_wanted_are_in_work(self, scripted: Make, fax: Path, way: str) -> None:
-        llm, engine = scripted(read, latency=0.0001)
-        assert len(await load(ScannedDocumentLoader(fax, llm, concurrency=2), way)) == 5
-        assert engine.most_at_once <= 2
-
-    @pytest.mark.parametrize("way", WAYS)
-    async def test_order_is_kept_though_later_pages_finish_first(self, scripted: Make, fax: Path, way: str) -> None:
-        finished: list[int] = []
-
-        def first_page_last(request: Request) -> Iterator[str]:
-            number = number_of(request)
-            for _ in range(100_000):
-                if number > 1 or len(finished) == 4:
-                    break
-                yield ""
-            yield read(request)
-            finished.append(number)
-
-        llm, _ = scripted(first_page_last, latency=0.0001)
-        documents = await load(ScannedDocumentLoader(fax, llm), way)
-        assert finished[-1] == 1
-        assert [document.metadata["page"] for document in documents] == [0, 1, 2, 3, 4]
-
-
-class TestLaziness:
-    @pytest.fixture
-    def long(self, tmp_path: Path) -> list[Path]:
-        """Thirty pages."""
-        (tmp_path / "long.tif").write_bytes(fax_tiff(10))
-        return [tmp_path / "long.tif"] * 3
-
-    def test_the_first_document_comes_before_most_pages_are_asked(self, scripted: Make, long: list[Path]) -> None:
-        llm, engine = scripted(read)
-        documents = ScannedDocumentLoader(long, llm, concurrency=1).lazy_load()
-        assert engine.history == []
-        assert next(documents).page_content == "text of page 1"
-        for _ in range(50):  # whoever would run ahead could do so now
-            llm.get_num_tokens("a")
-        assert len(engine.history) <= 10
-        assert len(list(documents)) == 29
-
-    async def test_so_it_does_without_blocking(self, scripted: Make, long: list[Path]) -> None:
-        llm, engine = scripted(read)
-        documents = ScannedDocumentLoader(long, llm, concurrency=1).alazy_load()
-        assert engine.history == []
-        assert (await anext(documents)).page_content == "text of page 1"
-        for _ in range(50):
-            await asyncio.to_thread(llm.get_num_tokens, "a")
-        assert len(engine.history) <= 10
-        assert len([document async for document in documents]) == 29
-
-    async def test_breaking_off_aborts_what_is_in_work(self, scripted: Make, fax: Path) -> None:
-        llm, engine = scripted(lambda request: read(request) if number_of(request) == 1 else ["word "] * 100_000)
-        documents = ScannedDocumentLoader(fax, llm).alazy_load()
-        assert (await anext(documents)).page_content == "text of page 1"
-        await documents.aclose()
-        for _ in range(1000):
-            if not engine.active:
-                break
-            await asyncio.sleep(0.001)
-        assert engine.active == 0
-        assert {number_of(request) for request in engine.cancelled} == {2, 3, 4, 5} & set(
-            map(number_of, engine.history)
-        )
-
-    def test_making_a_loader_opens_nothing(self) -> None:
-        loader = ScannedDocumentLoader("no/such/file.pdf", ChatGLM4V(model="no/such/model"))
-        assert loader.lazy_load()
-
-    def test_the_first_page_loads_the_model(self, long: list[Path]) -> None:
-        llm = ChatGLM4V(engine="scripted", engine_options={"answers": read})
-        try:
-            assert len(ScannedDocumentLoader(long, llm, step=tasks.caption(), concurrency=64).load()) == 30
-        finally:
-            llm.close()
 
 
 class TestQuestions:

@@ -1,0 +1,128 @@
+"""Pages are in work together and come back in order, no faster than they are asked for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from glm4v_core import Request, ScriptedEngine, tasks
+from langchain_glm4v import ChatGLM4V, ScannedDocumentLoader
+from tests.langchain.conftest import Scripted
+from tests.langchain.test_documents import WAYS, load
+from tests.scans import fax_tiff, number_of, read
+
+Make = Callable[..., Scripted]
+
+
+@pytest.fixture
+def fax(tmp_path: Path) -> Path:
+    path = tmp_path / "fax.tif"
+    path.write_bytes(fax_tiff(5))
+    return path
+
+
+class TestInFlight:
+    def together(self, engine: Callable[[], ScriptedEngine], wanted: int) -> Callable[[Request], Iterator[str]]:
+        """Answer no page before that many are in work."""
+
+        def answer(request: Request) -> Iterator[str]:
+            for _ in range(100_000):
+                if engine().most_at_once >= wanted:
+                    break
+                yield ""
+            yield read(request)
+
+        return answer
+
+    @pytest.mark.parametrize("way", WAYS)
+    async def test_pages_of_all_files_are_in_work_together(self, scripted: Make, tmp_path: Path, way: str) -> None:
+        for name in ("a.tif", "b.tif"):
+            (tmp_path / name).write_bytes(fax_tiff(2))
+        held: list[ScriptedEngine] = []
+        llm, engine = scripted(self.together(lambda: held[0], 4), latency=0.0001)
+        held.append(engine)
+        documents = await load(ScannedDocumentLoader(tmp_path, llm, concurrency=4), way)
+        assert engine.most_at_once == 4
+        assert [(Path(document.metadata["source"]).name, document.page_content) for document in documents] == [
+            (name, f"text of page {number}") for name in ("a.tif", "b.tif") for number in (1, 2)
+        ]
+
+    @pytest.mark.parametrize("way", WAYS)
+    async def test_no_more_pages_than_wanted_are_in_work(self, scripted: Make, fax: Path, way: str) -> None:
+        llm, engine = scripted(read, latency=0.0001)
+        assert len(await load(ScannedDocumentLoader(fax, llm, concurrency=2), way)) == 5
+        assert engine.most_at_once <= 2
+
+    @pytest.mark.parametrize("way", WAYS)
+    async def test_order_is_kept_though_later_pages_finish_first(self, scripted: Make, fax: Path, way: str) -> None:
+        finished: list[int] = []
+
+        def first_page_last(request: Request) -> Iterator[str]:
+            number = number_of(request)
+            for _ in range(100_000):
+                if number > 1 or len(finished) == 4:
+                    break
+                yield ""
+            yield read(request)
+            finished.append(number)
+
+        llm, _ = scripted(first_page_last, latency=0.0001)
+        documents = await load(ScannedDocumentLoader(fax, llm), way)
+        assert finished[-1] == 1
+        assert [document.metadata["page"] for document in documents] == [0, 1, 2, 3, 4]
+
+
+class TestLaziness:
+    @pytest.fixture
+    def long(self, tmp_path: Path) -> list[Path]:
+        """Thirty pages."""
+        (tmp_path / "long.tif").write_bytes(fax_tiff(10))
+        return [tmp_path / "long.tif"] * 3
+
+    def test_the_first_document_comes_before_most_pages_are_asked(self, scripted: Make, long: list[Path]) -> None:
+        llm, engine = scripted(read)
+        documents = ScannedDocumentLoader(long, llm, concurrency=1).lazy_load()
+        assert engine.history == []
+        assert next(documents).page_content == "text of page 1"
+        for _ in range(50):  # whoever would run ahead could do so now
+            llm.get_num_tokens("a")
+        assert len(engine.history) <= 10
+        assert len(list(documents)) == 29
+
+    async def test_so_it_does_without_blocking(self, scripted: Make, long: list[Path]) -> None:
+        llm, engine = scripted(read)
+        documents = ScannedDocumentLoader(long, llm, concurrency=1).alazy_load()
+        assert engine.history == []
+        assert (await anext(documents)).page_content == "text of page 1"
+        for _ in range(50):
+            await asyncio.to_thread(llm.get_num_tokens, "a")
+        assert len(engine.history) <= 10
+        assert len([document async for document in documents]) == 29
+
+    async def test_breaking_off_aborts_what_is_in_work(self, scripted: Make, fax: Path) -> None:
+        llm, engine = scripted(lambda request: read(request) if number_of(request) == 1 else ["word "] * 100_000)
+        documents = ScannedDocumentLoader(fax, llm).alazy_load()
+        assert (await anext(documents)).page_content == "text of page 1"
+        await documents.aclose()
+        for _ in range(1000):
+            if not engine.active:
+                break
+            await asyncio.sleep(0.001)
+        assert engine.active == 0
+        assert {number_of(request) for request in engine.cancelled} == {2, 3, 4, 5} & set(
+            map(number_of, engine.history)
+        )
+
+    def test_making_a_loader_opens_nothing(self) -> None:
+        loader = ScannedDocumentLoader("no/such/file.pdf", ChatGLM4V(model="no/such/model"))
+        assert loader.lazy_load()
+
+    def test_the_first_page_loads_the_model(self, long: list[Path]) -> None:
+        llm = ChatGLM4V(engine="scripted", engine_options={"answers": read})
+        try:
+            assert len(ScannedDocumentLoader(long, llm, step=tasks.caption(), concurrency=64).load()) == 30
+        finally:
+            llm.close()
