@@ -282,13 +282,14 @@ class Composer:
         return [questions.ocr(random, document, self._language()), *asked]
 
     def pair(self, level: Level) -> Row:
-        """Two small pages in one request."""
+        """Two pages in one request."""
         random, row = self.random, Row()
-        first = make_document(random, "train", width=20, height=7)
-        second = make_document(random, "train", width=20, height=7)
+        width, height = (20, 7) if random.random() < 0.5 else (28, 12)
+        first = make_document(random, "train", width, height)
+        second = make_document(random, "train", width, height)
         while second.kind == first.kind:
-            second = make_document(random, "train", width=20, height=7)
-        pages = [self._print(row, document.lines, size=random.randint(20, 22)) for document in (first, second)]
+            second = make_document(random, "train", width, height)
+        pages = [self._print(row, document.lines) for document in (first, second)]
         prefix = self.writer.segment(row, None, [(self._head() + IMAGE + IMAGE, False)], pages)
         asked = [questions.which_page(random, (first, second), self._language()) for _ in range(3)]
         both = f"{first.text}\n{second.text}"

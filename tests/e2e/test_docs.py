@@ -1,0 +1,22 @@
+"""The examples in the documentation run as they stand, in the folder of the samples, with the bundled model."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("page", ["langchain.md", "langchain.zh.md"])
+def test_examples_run(page: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(ROOT / "samples")
+    examples = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / page).read_text(encoding="utf-8"), re.DOTALL)
+    assert len(examples) > 5
+    names: dict[str, Any] = {}
+    for number, example in enumerate(examples):
+        exec(compile(example, f"{page}, example {number}", "exec"), names)
+    assert "scan" not in capsys.readouterr().err
