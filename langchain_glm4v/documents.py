@@ -8,7 +8,6 @@ import os
 from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, Unpack
 
 from langchain_core.document_loaders import BaseBlobParser, BaseLoader, Blob
@@ -27,7 +26,6 @@ from glm4v_core import (
     PageInfo,
     PageOptions,
     Step,
-    find_files,
     in_order,
     load_pages,
     pull,
@@ -35,14 +33,13 @@ from glm4v_core import (
 )
 from glm4v_core.errors import ConfigError, InputError
 from langchain_glm4v._failures import is_of_one_page
+from langchain_glm4v._files import Paths, find_scans
 from langchain_glm4v.chat_model import ChatGLM4V
 from langchain_glm4v.workflows import State, StepAnswer, ask_step
 
 OnError = Literal["raise", "skip", "record"]
 IN_FLIGHT = 16
 """Pages in work together."""
-_NAMED = 5
-"""Files that a warning lists by name."""
 
 _log = logging.getLogger(__name__)
 
@@ -181,7 +178,7 @@ class ScannedDocumentLoader(BaseLoader):
 
     def __init__(
         self,
-        paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+        paths: Paths,
         llm: Runnable[LanguageModelInput, AIMessage],
         **options: Unpack[ParserOptions],
     ) -> None:
@@ -193,7 +190,7 @@ class ScannedDocumentLoader(BaseLoader):
             llm: a ChatGLM4V, or a runnable around one.
             **options: of `GLM4VBlobParser`.
         """
-        self._paths = [Path(path) for path in ([paths] if isinstance(paths, (str, os.PathLike)) else paths)]
+        self._paths = paths if isinstance(paths, (str, os.PathLike)) else tuple(paths)
         self._parser = GLM4VBlobParser(llm, **options)
 
     def lazy_load(self) -> Iterator[Document]:
@@ -205,11 +202,7 @@ class ScannedDocumentLoader(BaseLoader):
         return self._parser.alazy_parse_all(self._blobs())
 
     def _blobs(self) -> Iterator[Blob]:
-        found = find_files(self._paths)
-        if found.skipped:
-            names = ", ".join(map(str, found.skipped[:_NAMED])) + (", ..." if len(found.skipped) > _NAMED else "")
-            _log.warning("%d files are neither pictures nor PDF and are not read: %s", len(found.skipped), names)
-        yield from map(Blob.from_path, found.files)
+        yield from map(Blob.from_path, find_scans(self._paths))
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from tests.contracts import CORE, adapter_violations, find_imports, layer_violat
 
 ROOT = Path(__file__).parents[1]
 HOSTS = {
-    "langchain_glm4v": ("langchain_core",),
+    "langchain_glm4v": ("langchain_core", "langgraph"),
     "llamaindex_glm4v": ("llama_index",),
 }
 ADAPTERS = [name for name in HOSTS if (ROOT / name).is_dir()]
@@ -42,7 +42,7 @@ LAYERS = tuple(
 )
 ENGINES = frozenset({"engines.transformers", "engines.vllm", "engines.server", "engines.scripted"})
 HEAVY = {"torch", "torchvision", "transformers", "tokenizers", "safetensors", "numpy", "vllm", "openai", "pypdfium2"}
-HEAVY |= {"llguidance", "jinja2", "jsonschema", "jiwer", "typer", "rich", "httpx", "yaml"}
+HEAVY |= {"llguidance", "jinja2", "jsonschema", "jiwer", "typer", "rich", "httpx", "yaml", "langgraph"}
 WIDELY_NAMED = {"util", "utils", "helper", "helpers", "common", "misc", "base", "manager"}
 
 
