@@ -116,10 +116,15 @@ class DocumentResult:
 
 @dataclass(frozen=True, slots=True)
 class PageFailure:
-    """A page without a result; the other pages go on."""
+    """A page without a whole result; the other pages go on.
+
+    Attributes:
+        partial: what those steps found that did succeed; None where none did.
+    """
 
     page: PageInfo
     error: Failure
+    partial: DocumentResult | None = None
 
 
 Outcome = DocumentResult | PageFailure
@@ -141,27 +146,23 @@ class Workflow:
         Raises:
             Glm4vError: of the first step that failed.
         """
-        first, *others = self.steps.values()
-        answers = [await first.arun(model, page.image)]
-        answers += await _together(step.arun(model, page.image) for step in others)
-        values: dict[str, Any] = {column: value for column, (value, _) in zip(self.steps, answers, strict=True)}
-        completions = {step.name: done for step, (_, done) in zip(self.steps.values(), answers, strict=True)}
-        return DocumentResult.of(page, values, completions)
+        result, error = await self._ask(model, page)
+        if error is not None:
+            raise error
+        return result
 
     async def atry(self, model: Glm4v, page: Page | PageFailure) -> Outcome:
-        """Give this page's failure back instead of raising it; an earlier failure passes through.
+        """Give this page's failure back instead of raising it, with what other steps found; earlier ones pass through.
 
         Raises:
             EngineError: the engine is closed or dead, so that no other page can go on either.
         """
         if isinstance(page, PageFailure):
             return page
-        try:
-            return await self.arun(model, page)
-        except (EngineClosedError, EngineDeadError):
-            raise
-        except Glm4vError as error:
-            return PageFailure(PageInfo.of(page), Failure.of(error))
+        result, error = await self._ask(model, page)
+        if error is None:
+            return result
+        return PageFailure(result.page, Failure.of(error), result if result.steps else None)
 
     def astream(
         self, model: Glm4v, pages: Iterable[Page | PageFailure], *, concurrency: int = IN_FLIGHT
@@ -179,6 +180,20 @@ class Workflow:
         """Do as `astream` does, without an event loop."""
         return iterate(self.astream(model, pages, concurrency=concurrency))
 
+    async def _ask(self, model: Glm4v, page: Page) -> tuple[DocumentResult, Glm4vError | None]:
+        """Gather what the steps found, with the error of the first that failed; without the first none is asked."""
+        first, *others = self.steps.values()
+        attempts = [await _attempt(first, model, page)]
+        if not isinstance(attempts[0], Glm4vError):
+            attempts += await _together(_attempt(step, model, page) for step in others)
+        values: dict[str, Any] = {}
+        completions: dict[str, Completion] = {}
+        for column, step, attempt in zip(self.steps, self.steps.values(), attempts, strict=False):
+            if not isinstance(attempt, Glm4vError):
+                values[column], completions[step.name] = attempt
+        failed = next((attempt for attempt in attempts if isinstance(attempt, Glm4vError)), None)
+        return DocumentResult.of(page, values, completions), failed
+
 
 def document_workflow(
     labels: Sequence[str] = (), *, language: Language = "en", family: Family | None = None
@@ -188,12 +203,22 @@ def document_workflow(
     return Workflow(steps | {"label": classify(labels, language)} if labels else steps)
 
 
+async def _attempt(step: Step[Any], model: Glm4v, page: Page) -> tuple[Any, Completion] | Glm4vError:
+    """Let the other steps on the page go on after an error that concerns this one alone."""
+    try:
+        return await step.arun(model, page.image)
+    except (EngineClosedError, EngineDeadError):
+        raise
+    except Glm4vError as error:
+        return error
+
+
 async def _together(runs: Iterable[Coroutine[Any, Any, R]]) -> list[R]:
     tasks = [asyncio.create_task(run) for run in runs]
     try:
         return await asyncio.gather(*tasks)
     finally:
-        for task in tasks:  # after a failure the rest would be in vain
+        for task in tasks:  # when the engine died or the caller gave up
             task.cancel()
 
 

@@ -107,14 +107,35 @@ class TestManyPages:
         assert outcomes[1].page.source == "2.png"
         assert outcomes[2] is unread
 
-    async def test_a_failed_step_ends_its_page_and_stops_the_other_step(self) -> None:
-        def failing(request: Request) -> str | list[str] | Exception:
-            plays = {"ocr": "text", "summarize": ["slow"] * 10_000, "classify": OutOfMemoryError("full")}
+    @pytest.mark.parametrize("broken", ["summarize", "classify"])
+    async def test_a_failed_step_leaves_what_the_others_find(self, broken: str) -> None:
+        def failing(request: Request) -> str | list[str | Exception]:
+            step = step_of(request)
+            return [OutOfMemoryError("full")] if step == broken else [""] * 20 * (step != "ocr") + [answer(request)]
+
+        model = Glm4v.from_engine(ScriptedEngine(failing))
+        (outcome,) = await collect(document_workflow(LABELS), model, iter([page(1)]))
+        assert outcome.error == Failure("out_of_memory", "full", OutOfMemoryError.hint)
+        found = {"ocr": "text 1", "summarize": "summary 1", "classify": "letter"} | {broken: None}
+        assert (outcome.partial.text, outcome.partial.summary, outcome.partial.label) == tuple(found.values())
+        assert list(outcome.partial.steps) == [step for step, value in found.items() if value]
+        assert outcome.partial.page == outcome.page
+        with pytest.raises(OutOfMemoryError):
+            await document_workflow(LABELS).arun(model, page(1))
+
+    async def test_without_its_first_step_a_page_is_asked_nothing_more(self) -> None:
+        engine = ScriptedEngine([OutOfMemoryError("full")])
+        (outcome,) = await collect(document_workflow(LABELS), Glm4v.from_engine(engine), iter([page(1)]))
+        assert (outcome.error.code, outcome.partial, len(engine.history)) == ("out_of_memory", None, 1)
+
+    async def test_steps_that_run_when_the_engine_dies_are_stopped(self) -> None:
+        def dying(request: Request) -> str | list[str] | Exception:
+            plays = {"ocr": "text", "summarize": ["slow"] * 10_000, "classify": EngineDeadError("worker gone")}
             return plays[step_of(request)]
 
-        engine = ScriptedEngine(failing, latency=0.001)
-        (outcome,) = await collect(document_workflow(LABELS), Glm4v.from_engine(engine), iter([page(1)]))
-        assert outcome.error.code == "out_of_memory"
+        engine = ScriptedEngine(dying, latency=0.001)
+        with pytest.raises(EngineDeadError):
+            await document_workflow(LABELS).atry(Glm4v.from_engine(engine), page(1))
         for _ in range(200):
             if engine.cancelled:
                 break
