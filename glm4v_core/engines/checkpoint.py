@@ -13,6 +13,7 @@ import torch
 
 from glm4v_core.engines.decoding import Vocabulary
 from glm4v_core.engines.options import TransformersOptions
+from glm4v_core.engines.quiet import without_progress_bars
 from glm4v_core.engines.slots import ATTENTION
 from glm4v_core.engines.text import TokenBytes
 from glm4v_core.engines.vision import PatchProjection
@@ -175,14 +176,15 @@ def _load_model(folder: Path, device: torch.device, dtype: torch.dtype) -> Any:
     from transformers import AutoModelForImageTextToText
 
     try:
-        model, report = AutoModelForImageTextToText.from_pretrained(
-            folder,
-            dtype=dtype,
-            use_safetensors=True,
-            local_files_only=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
+        with without_progress_bars():
+            model, report = AutoModelForImageTextToText.from_pretrained(
+                folder,
+                dtype=dtype,
+                use_safetensors=True,
+                local_files_only=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelLoadError(f"The weights cannot be loaded: {error}") from error
     missing = sorted(report["missing_keys"])

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from transformers.utils import logging as hf_logging
 
 from glm4v_core.engines.checkpoint import choose_device, choose_dtype, find_checkpoint, load_checkpoint
 from glm4v_core.engines.options import TransformersOptions
+from glm4v_core.engines.quiet import without_progress_bars
 from glm4v_core.engines.transformers import TransformersEngine
 from glm4v_core.errors import (
     ConfigError,
@@ -160,6 +163,43 @@ def test_libraries_that_are_too_old_are_named(checkpoint_folder: Path, monkeypat
     monkeypatch.setattr("transformers.__version__", "4.50.0")
     with pytest.raises(MissingDependencyError, match=r"transformers 5\.0\.0; 4\.50\.0 is installed"):
         load_checkpoint(checkpoint_folder, OPTIONS)
+
+
+class TestProgressBars:
+    """transformers has one hook for all of its bars, and it is not ours."""
+
+    def test_loading_draws_none(self, checkpoint_folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+        load_checkpoint(checkpoint_folder, OPTIONS)
+        assert capfd.readouterr() == ("", "")
+
+    def test_bars_of_others_stay(self, checkpoint_folder: Path) -> None:
+        drawn: dict[str, Any] = {}
+
+        def hook(factory: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+            drawn[options["desc"]] = options.get("disable")
+            if options["desc"] == "Loading weights":
+                other = threading.Thread(target=lambda: hf_logging.tqdm([], desc="other", mininterval=9))
+                other.start()
+                other.join()
+            return factory(*args, **options | {"disable": True})
+
+        before = hf_logging.set_tqdm_hook(hook)
+        try:
+            load_checkpoint(checkpoint_folder, OPTIONS)
+        finally:
+            after = hf_logging.set_tqdm_hook(before)
+        assert drawn == {"Loading weights": True, "other": None}
+        assert after is hook
+
+    def test_a_hook_that_was_set_meanwhile_stays(self) -> None:
+        def hook(factory: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]) -> None: ...
+
+        with without_progress_bars():
+            hf_logging.set_tqdm_hook(hook)
+        assert hf_logging.set_tqdm_hook(None) is hook
+        with pytest.raises(KeyError), without_progress_bars():
+            raise KeyError
+        assert hf_logging.set_tqdm_hook(None) is None
 
 
 def test_a_base_model_cannot_chat(folder: Path) -> None:
