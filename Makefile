@@ -8,12 +8,12 @@ PIP_ARGS ?=
 VENV := .venv
 RUN := $(VENV)/bin
 PIP := $(RUN)/python -m pip --disable-pip-version-check --quiet
-PACKAGES := glm4v_core langchain_glm4v
+PACKAGES := glm4v_core langchain_glm4v llamaindex_glm4v
 LABELS := invoice,receipt,letter,memo,form
 
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help demo test lint types tests tiny format lock clean
+.PHONY: help demo test lint types tests hosts tiny format lock clean
 
 help:
 	@echo "make demo    read the sample pages: text, summary and label of each, into demo-out/"
@@ -27,7 +27,7 @@ help:
 demo: $(VENV)/demo.stamp
 	$(RUN)/glm4v run samples --labels $(LABELS) --out demo-out --overwrite || test $$? -eq 1
 
-test: lint types tests
+test: lint types tests hosts
 
 lint: $(VENV)/dev.stamp
 	$(RUN)/ruff check .
@@ -38,6 +38,15 @@ types: $(VENV)/dev.stamp
 
 tests: $(VENV)/dev.stamp
 	$(RUN)/pytest $(PACKAGES:%=--cov=%) --cov-branch --cov-report=term --cov-fail-under=95
+
+# The oldest and the newest langchain-core beside the pinned one. Without their dependencies, which would move the pins.
+CORES := 1.7.0 1.8.1
+hosts: $(VENV)/dev.stamp
+	for core in $(CORES); do \
+		place=$(VENV)/langchain-core-$$core; \
+		test -d $$place || $(PIP) install $(PIP_ARGS) --no-deps --target $$place langchain-core==$$core || exit 1; \
+		PYTHONPATH=$$place $(RUN)/pytest --quiet tests/langchain -k "not Tiny and not Enforced" || exit 1; \
+	done
 
 # The pages are always the same; the scores go into the model card.
 TINY := glm4v_core/tiny/checkpoint
