@@ -139,6 +139,13 @@ class TestMetadata:
         assert [document.metadata["source"] for document in documents] == ["mail 7"] * 2
         assert [document.metadata["customer"] for document in documents] == [12] * 2
 
+    async def test_a_blob_is_parsed_without_blocking_too(self, scripted: Make) -> None:
+        llm, _ = scripted(read)
+        blob = Blob.from_data(fax_tiff(3))
+        assert texts([document async for document in GLM4VBlobParser(llm).alazy_parse(blob)]) == [
+            f"text of page {number}" for number in (1, 2, 3)
+        ]
+
     def test_a_blob_without_a_name_is_called_bytes(self, scripted: Make) -> None:
         llm, _ = scripted(read)
         (document,) = GLM4VBlobParser(llm).parse(Blob.from_data(fax_tiff(1)))
