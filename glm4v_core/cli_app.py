@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -34,6 +35,9 @@ Prompts = Annotated[Language, typer.Option(help="Language of the prompts.")]
 Labels = Annotated[list[str] | None, typer.Option(help="Labels to choose from, separated by commas; repeatable.")]
 Concurrency = Annotated[int, typer.Option(min=1, help="Pages in flight together.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the results that are in the folder.")]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on with the results in the folder: keep what is done, retry what failed.")
+]
 Paths = Annotated[list[Path], typer.Argument(help="Pictures, PDF files, and folders of them.")]
 OutFolder = Annotated[Path, typer.Option(help="Folder for results.jsonl, .json, .csv and report.html.")]
 
@@ -59,6 +63,7 @@ def run(
     max_image_tokens: Annotated[int | None, typer.Option(help="Larger pages are scaled down to this.")] = None,
     concurrency: Concurrency = 16,
     overwrite: Overwrite = False,
+    resume: Resume = False,
 ) -> None:
     """Read pages: text, summary and label of each into OUT, or another task.
 
@@ -68,9 +73,8 @@ def run(
 
     plan = Plan(task, preset, prompt, split(labels), split(fields), schema, language)
     pages = page_options(frames, dpi=dpi, max_pages=max_pages, password=password, max_image_tokens=max_image_tokens)
-    status = run_pages(
-        paths, out, plan, pages, lambda: _load(model, engine, option), concurrency=concurrency, overwrite=overwrite
-    )
+    load = partial(_load, model, engine, option)
+    status = run_pages(paths, out, plan, pages, load, concurrency=concurrency, overwrite=overwrite, resume=resume)
     raise typer.Exit(status)
 
 
@@ -89,8 +93,7 @@ def ask(
     """Ask one question about one picture; the answer streams to standard output, the thought to standard error."""
     from glm4v_core.cli_ask import stream_answer
 
-    with _load(model, engine, option) as loaded:
-        stream_answer(loaded, image, question, thinking=thinking, max_tokens=max_tokens)
+    stream_answer(partial(_load, model, engine, option), image, question, thinking=thinking, max_tokens=max_tokens)
 
 
 @app.command("eval")
@@ -113,7 +116,7 @@ def evaluate(
     from glm4v_core.evaluation import EvaluationOptions
 
     options = EvaluationOptions(language, tasks_from(tasks), split(labels), limit, concurrency, seed=seed)
-    run_evaluation(lambda: _load(model, engine, option), folder, options, out, overwrite=overwrite)
+    run_evaluation(partial(_load, model, engine, option), folder, options, out, overwrite=overwrite)
 
 
 @app.command()
@@ -130,9 +133,13 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Machine-readabl
 
 
 def _load(model: str | None, engine: str | None, options: list[str] | None) -> Glm4v:
+    from rich.console import Console
+
     from glm4v_core.model import Glm4v
 
-    return Glm4v.load(model, engine, **dict(map(_setting, options or ())))
+    settings = dict(map(_setting, options or ()))
+    with Console(stderr=True).status("Loading the model"):  # on a terminal only, and gone when it is loaded
+        return Glm4v.load(model, engine, **settings)
 
 
 def _setting(text: str) -> tuple[str, Any]:

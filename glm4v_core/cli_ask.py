@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -15,8 +15,10 @@ from glm4v_core.tasks import INCOMPLETE
 from glm4v_core.types import Completion, Message, Request, Sampling
 
 
-def stream_answer(model: Glm4v, path: Path, question: str, *, thinking: bool | None, max_tokens: int | None) -> None:
-    """Write the answer to standard output, everything else to standard error."""
+def stream_answer(
+    load: Callable[[], Glm4v], path: Path, question: str, *, thinking: bool | None, max_tokens: int | None
+) -> None:
+    """Write the answer to standard output, everything else to standard error; a bad picture never waits for a model."""
     notes = Console(stderr=True, highlight=False)
     page = _first_page(path)
     if page.count > 1:
@@ -24,7 +26,8 @@ def stream_answer(model: Glm4v, path: Path, question: str, *, thinking: bool | N
     request = Request(
         (Message.user(page.image, question),), sampling=Sampling(max_tokens=max_tokens), thinking=thinking
     )
-    completion = _write(model, request, notes)
+    with load() as model:
+        completion = _write(model, request, notes)
     if completion.finish in INCOMPLETE:
         notes.print(f"[yellow]The answer is incomplete ({completion.finish}).[/yellow]")
 

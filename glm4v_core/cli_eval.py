@@ -49,9 +49,9 @@ def run_evaluation(
         answers = (
             stack.enter_context(_answers_file(out, overwrite=overwrite).open("w", encoding="utf-8")) if out else None
         )
+        model = stack.enter_context(load())
         progress = stack.enter_context(progress_bar())
         bar = progress.add_task("Pages", total=min(len(truths.pages), options.limit or len(truths.pages)))
-        model = stack.enter_context(load())
 
         def on_page(page: ScoredPage) -> None:
             progress.advance(bar)

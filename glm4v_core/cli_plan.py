@@ -97,10 +97,12 @@ class Plan:
 
     def _check(self) -> None:
         extracting = self.task == "extract"
+        twice = sorted({label for label in self.labels if self.labels.count(label) > 1})
         problems = {
             "--preset is a task with a prompt: it cannot go with --task or --prompt.": self.preset
             and (self.task or self.prompt),
             "--task classify needs --labels.": self.task == "classify" and not self.labels,
+            f"--labels must be different; {', '.join(twice)} is there twice.": twice,
             "--labels are only for the tasks workflow and classify.": self.labels and not self._classifies(),
             "--prompt cannot replace the several prompts of a workflow, nor that of classify.": self.prompt
             and self.task in ("workflow", "classify"),

@@ -3,51 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from contextlib import closing
-from dataclasses import asdict, dataclass
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from contextlib import aclosing
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
-from rich.text import Text
 
+from glm4v_core.cli_outputs import Outputs
 from glm4v_core.cli_plan import Plan
-from glm4v_core.errors import InputError
+from glm4v_core.errors import Glm4vError, ImageNotFoundError, InputError
 from glm4v_core.model import Glm4v
 from glm4v_core.ordered import in_order
-from glm4v_core.page_files import find_files, read_pages
+from glm4v_core.page_files import FileStamp, Found, find_files, pages_wanted
 from glm4v_core.page_html import data_uri
 from glm4v_core.pages import Page, PageOptions
-from glm4v_core.report import REPORT, ReportWriter
-from glm4v_core.results import Row, RowWriter, export, prepare_folder, row_of
-from glm4v_core.workflow import Column, Outcome, PageFailure, Workflow
+from glm4v_core.results import Row, prepare_folder, row_of
+from glm4v_core.resume import Earlier, KeptPage, PageTask, gather, page_tasks
+from glm4v_core.resume_settings import Settings, check_settings, settings_of
+from glm4v_core.workflow import Workflow
 
-DONE, SOME_FAILED, NOTHING_USABLE, INTERRUPTED = 0, 1, 2, 130
-ROWS_SHOWN = 40
-
-
-@dataclass(slots=True)
-class Totals:
-    """What became of the pages so far."""
-
-    pages: int = 0
-    done: int = 0
-    failed: int = 0
-    warned: int = 0
-
-    def count(self, row: Row) -> None:
-        self.pages += 1
-        self.done += row["status"] == "ok"
-        self.failed += row["status"] == "failed"
-        self.warned += bool(row["warnings"])
-
-    @property
-    def status(self) -> int:
-        if not self.done:
-            return NOTHING_USABLE
-        return SOME_FAILED if self.failed else DONE
+INTERRUPTED = 130
+STOPPED = "Stopped early; the rows so far are complete. The same command with --resume goes on."
 
 
 def run_pages(
@@ -58,32 +35,36 @@ def run_pages(
     load: Callable[[], Glm4v],
     *,
     concurrency: int,
-    overwrite: bool,
+    overwrite: bool = False,
+    resume: bool = False,
 ) -> int:
     """Run the plan over all pages and return the exit status.
 
     Args:
         paths: files and folders.
         out: folder for the results.
-        plan: checked before anything is loaded.
+        plan: checked before anything is loaded, and so are the paths and the folder.
         options: how files are read.
         load: loads the model.
         concurrency: pages in flight.
         overwrite: replace earlier results.
+        resume: keep what earlier runs have done; where there is nothing yet, begin.
     """
-    plan.workflow()
-    found = find_files(paths)
-    if not found.files:
-        raise InputError(
-            f"There is no picture and no PDF among {len(found.skipped)} files.", hint="Name files or their folder."
-        )
-    prepare_folder(out, overwrite=overwrite)
-    with progress_bar() as progress, load() as model:
+    settings = settings_of(plan.workflow(), options)
+    found = _find(paths)
+    prepare_folder(out, overwrite=overwrite, resume=resume)
+    earlier = _earlier(out, settings, found.files) if resume else Earlier(out)
+    with load() as model:
+        settings = {**settings, "model": {"model": model.info.model}}
+        if earlier:
+            check_settings(out, settings)
         workflow = plan.workflow(model.info.family)
-        run = _Run(model, workflow, out, plan, progress, len(found.files))
-        interrupted = run.over(found.files, options, concurrency)
-    _print_outcome(run, out, skipped=len(found.skipped), interrupted=interrupted)
-    return INTERRUPTED if interrupted else run.totals.status
+        outputs = Outputs(out, tuple(workflow.steps), plan.language, settings, earlier)
+        tasks = page_tasks(found.files, options, earlier, unopened=lambda: not outputs.takes_pictures)
+        rows = _rows(model, workflow, tasks, outputs, concurrency)
+        interrupted = _fill(outputs, rows, len(found.files), options)
+    outputs.print(len(found.skipped))
+    return INTERRUPTED if interrupted else outputs.totals.status
 
 
 def progress_bar() -> Progress:
@@ -92,88 +73,72 @@ def progress_bar() -> Progress:
     return Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True))
 
 
-class _Run:
-    """Writes each page's row to all outputs in the order of the pages."""
-
-    def __init__(self, model: Glm4v, workflow: Workflow, out: Path, plan: Plan, progress: Progress, files: int) -> None:
-        self._model = model
-        self._workflow = workflow
-        self._out = out
-        self._language = plan.language
-        self._progress = progress
-        self._bar = progress.add_task("Pages", total=files)
-        self._expected = files
-        self.columns: Sequence[Column] = tuple(workflow.steps)
-        self.totals = Totals()
-        self.shown: list[Row] = []
-
-    def over(self, files: Sequence[Path], options: PageOptions, concurrency: int) -> bool:
-        """Run over the files; whatever ends the run, the outputs are left complete.
-
-        Returns:
-            Whether the user broke it off.
-        """
-        with (
-            closing(RowWriter(self._out)) as rows,
-            closing(ReportWriter(self._out, self.columns, self._language)) as report,
-        ):
-            try:
-                asyncio.run(self._write(files, options, concurrency, rows, report))
-            except KeyboardInterrupt:
-                return True
-            finally:
-                report.finish(asdict(self.totals))
-                export(self._out)
-        return False
-
-    async def _write(
-        self, files: Sequence[Path], options: PageOptions, concurrency: int, rows: RowWriter, report: ReportWriter
-    ) -> None:
-        async def work(page: Page | PageFailure) -> tuple[Outcome, str | None]:
-            outcome = await self._workflow.atry(self._model, page)
-            if isinstance(page, PageFailure) or report.is_full:
-                return outcome, None
-            return outcome, await asyncio.to_thread(data_uri, page.image)
-
-        async for outcome, picture in in_order(read_pages(files, options), work, concurrency):
-            row = row_of(outcome, self.columns)
-            rows.write(row)
-            report.write(row, picture)
-            self._count(row)
-
-    def _count(self, row: Row) -> None:
-        self.totals.count(row)
-        if len(self.shown) < ROWS_SHOWN:
-            self.shown.append(row)
-        if row["page"] == 1:  # only now is it known how many pages the file has
-            self._expected += max(row["pages"] - 1, 0)
-        self._progress.update(self._bar, completed=self.totals.pages, total=max(self._expected, self.totals.pages))
+def _find(paths: Sequence[Path]) -> Found:
+    if not any(FileStamp.of(path).modified for path in paths):
+        raise ImageNotFoundError(f"There is no file or folder {', '.join(map(str, paths[:5]))}.")
+    found = find_files(paths)
+    if not found.files:
+        raise InputError(
+            f"There is no picture and no PDF among {len(found.skipped)} files.", hint="Name files or their folder."
+        )
+    return found
 
 
-def _print_outcome(run: _Run, out: Path, *, skipped: int, interrupted: bool) -> None:
-    console, totals = Console(), run.totals
-    if totals.pages <= ROWS_SHOWN:
-        console.print(_table(run.shown, run.columns))
-    line = f"{totals.pages} pages: {totals.done} done, {totals.failed} failed, {totals.warned} with warnings"
-    skip = f"; {skipped} other files skipped" if skipped else ""
-    console.print(Text(f"{line}{skip}. See {out / REPORT}"), soft_wrap=True)
-    if interrupted:
-        Console(stderr=True).print("Stopped early; the rows so far are complete.")
+def _earlier(out: Path, settings: Settings, files: Sequence[Path]) -> Earlier:
+    earlier = gather(out)
+    if earlier:
+        check_settings(out, settings)
+        earlier.check_overlap(files)
+    return earlier
 
 
-def _table(rows: Sequence[Row], columns: Sequence[Column]) -> Table:
-    # The long text is in the files; the table shows what fits beside it.
-    shown = [column for column in columns if column != "text" or len(columns) == 1]
-    table = Table("page", *shown)
-    for row in rows:
-        name = Path(row["source"]).name
-        page = f"{name} {row['page']}/{row['pages']}" if row["pages"] > 1 else name
-        error = row["error"]
-        cells = [Text(f"{error['code']}: {error['message']}", "red")] if error else [_cell(row[name]) for name in shown]
-        table.add_row(Text(page), *cells)
-    return table
+Finished = tuple[Row, str | None, bool]
+"""A page's row, its picture for the report, and whether an earlier run did it."""
 
 
-def _cell(value: object) -> Text:
-    text = value if isinstance(value, str) else str(value)
-    return Text(text if len(text) <= 160 else text[:159] + "…")
+def _rows(
+    model: Glm4v, workflow: Workflow, tasks: Iterable[PageTask], outputs: Outputs, concurrency: int
+) -> AsyncGenerator[Finished]:
+    """Yield the rows in the order of the pages."""
+
+    async def work(task: PageTask) -> Finished:
+        if isinstance(task, KeptPage):
+            row = task.row
+        else:
+            row = row_of(await workflow.atry(model, task.page), outputs.columns, task.stamp)
+        picture = None
+        if isinstance(task.page, Page) and outputs.takes_pictures:
+            picture = await asyncio.to_thread(data_uri, task.page.image)
+        return row, picture, isinstance(task, KeptPage)
+
+    return in_order(tasks, work, concurrency)
+
+
+def _fill(outputs: Outputs, rows: AsyncGenerator[Finished], files: int, options: PageOptions) -> bool:
+    """Write all rows, with progress.
+
+    Returns:
+        Whether the user broke it off.
+    """
+    try:
+        with outputs, progress_bar() as progress:
+            asyncio.run(_write(outputs, rows, progress, files, options))
+    except (KeyboardInterrupt, Glm4vError) as error:
+        Console(stderr=True).print(STOPPED)
+        if isinstance(error, Glm4vError):
+            raise
+        return True
+    return False
+
+
+async def _write(
+    outputs: Outputs, rows: AsyncGenerator[Finished], progress: Progress, expected: int, options: PageOptions
+) -> None:
+    bar = progress.add_task("Pages", total=expected)
+    async with aclosing(rows):
+        async for row, picture, kept in rows:
+            outputs.put(row, picture, kept=kept)
+            if row["page"] == 1:  # only now is it known how many pages the file has
+                expected += pages_wanted(row["pages"], options) - 1
+            pages = outputs.totals.pages
+            progress.update(bar, completed=pages, total=max(expected, pages))

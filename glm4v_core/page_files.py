@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from glm4v_core.errors import Glm4vError
@@ -27,19 +28,40 @@ class Found:
     skipped: tuple[Path, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class FileStamp:
+    """By what a file is taken to be unchanged without opening it.
+
+    Attributes:
+        modified: ISO time; empty when there is no such file, or none that may be looked at.
+    """
+
+    bytes: int = 0
+    modified: str = ""
+
+    @classmethod
+    def of(cls, file: Path) -> FileStamp:
+        try:
+            status = file.stat()
+        except (OSError, ValueError):  # ValueError: a null character in the path
+            return cls()
+        return cls(status.st_size, datetime.fromtimestamp(status.st_mtime, UTC).isoformat(timespec="microseconds"))
+
+
 def find_files(paths: Sequence[Path]) -> Found:
     """List named files as they are, and folders recursively, without hidden files, sorted as people count.
 
-    A path that does not exist stays in the list, to fail as a page of its own.
+    A path that does not exist and a folder that cannot be listed stay in the list, to fail as pages of their own.
     """
     files: list[Path] = []
     skipped: list[Path] = []
     for path in paths:
-        if not path.is_dir():
+        if not _is_folder(path):
             files.append(path)
             continue
-        for file in sorted(_walk(path), key=_natural):
-            (files if file.suffix.lower() in SUFFIXES else skipped).append(file)
+        closed: list[Path] = []
+        for file in sorted([*_walk(path, closed), *closed], key=_natural):
+            (files if file in closed or file.suffix.lower() in SUFFIXES else skipped).append(file)
     return Found(tuple(files), tuple(skipped))
 
 
@@ -53,12 +75,26 @@ def read_pages(files: Sequence[Path], options: PageOptions) -> Iterator[Page | P
             yield PageFailure(PageInfo(str(file)), Failure.of(error))
 
 
+def pages_wanted(count: int, options: PageOptions) -> int:
+    """Return how many pages are read of a document that has `count`."""
+    frames = options.get("frames", "all")
+    return count if frames == "all" else min(count, 1 if frames == "first" else frames)
+
+
 def _failure(page: FailedPage) -> PageFailure:
     return PageFailure(PageInfo(page.source, page.number, page.count), Failure.of(page.error))
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    for parent, folders, files in os.walk(folder):
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # not to be looked at, or no possible name
+        return False
+
+
+def _walk(folder: Path, closed: list[Path]) -> Iterator[Path]:
+    """Yield the files below a folder; folders that cannot be listed go into `closed`."""
+    for parent, folders, files in os.walk(folder, onerror=lambda error: closed.append(Path(error.filename))):
         folders[:] = [name for name in folders if not name.startswith(".")]
         yield from (Path(parent, name) for name in files if not name.startswith("."))
 

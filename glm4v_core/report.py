@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from glm4v_core.page_html import PAGE_END, page_start, picture_html
-from glm4v_core.results import Row
+from glm4v_core.results import Row, open_text, writing
 from glm4v_core.task_prompts import Language
 from glm4v_core.workflow import Column
 
@@ -57,11 +57,13 @@ class ReportWriter:
         self._most_pictures = most_pictures
         self._words = WORDS[language]
         self._pictures = self._left_out = 0
-        self._file = (folder / REPORT).open("w", encoding="utf-8", newline="\n")
-        self._file.write(page_start(self._words["title"], language))
+        self._path = folder / REPORT
+        self._file = open_text(self._path)
+        self._put(page_start(self._words["title"], language))
 
     def close(self) -> None:
-        self._file.close()
+        with writing(self._path):
+            self._file.close()
 
     @property
     def is_full(self) -> bool:
@@ -72,8 +74,8 @@ class ReportWriter:
         if row["status"] == "ok" and self.is_full:
             self._left_out += 1
             return
-        self._pictures += row["status"] == "ok"
-        self._file.write(article(row, picture, self._columns, self._words))
+        self._pictures += row["status"] == "ok" or picture is not None
+        self._put(article(row, picture, self._columns, self._words))
 
     def finish(self, totals: Mapping[str, int]) -> None:
         """Close the page with its totals."""
@@ -81,7 +83,11 @@ class ReportWriter:
         if self._left_out:
             lines.append(self._words["left_out"].format(left_out=self._left_out))
         paragraphs = "".join(f'<p class="dim">{escape(line)}</p>' for line in lines)
-        self._file.write(f"<header><h1>{escape(self._words['title'])}</h1>{paragraphs}</header>\n{PAGE_END}")
+        self._put(f"<header><h1>{escape(self._words['title'])}</h1>{paragraphs}</header>\n{PAGE_END}")
+
+    def _put(self, text: str) -> None:
+        with writing(self._path):
+            self._file.write(text)
 
 
 def article(row: Row, picture: str | None, columns: Sequence[Column], words: Mapping[str, str]) -> str:
@@ -90,8 +96,8 @@ def article(row: Row, picture: str | None, columns: Sequence[Column], words: Map
     parts = [f'<h2>{escape(row["source"])} <span class="dim">{escape(place)}</span></h2>']
     if row["error"]:
         parts.append(_failure(row["error"]))
-    else:
-        parts += [_value(words[column], column, row[column]) for column in columns]
+    found = [column for column in columns if row[column] is not None or not row["error"]]
+    parts += [_value(words[column], column, row[column]) for column in found]
     if row["warnings"]:
         parts.append(f'<p class="warning">{escape(words["warnings"])}: {escape(", ".join(row["warnings"]))}</p>')
     body = "\n".join(parts)

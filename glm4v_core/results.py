@@ -4,27 +4,35 @@ from __future__ import annotations
 
 import csv
 import json
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
 
 from glm4v_core.errors import ConfigError
+from glm4v_core.page_files import FileStamp
 from glm4v_core.workflow import Column, DocumentResult, Outcome, PageFailure
 
 Row = dict[str, Any]
 
 JSONL, JSON, CSV = "results.jsonl", "results.json", "results.csv"
+EARLIER = "results.earlier.jsonl"
+"""The rows of earlier runs, while a run goes on with them; see `resume`."""
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "＝", "＋", "－", "＠")
 """With these a spreadsheet begins to calculate; the full-width ones do so in Chinese and Japanese versions."""
 _NESTED = ("error", "steps", "fields", "warnings", "notes")
 
 
-def row_of(outcome: Outcome, columns: Sequence[Column]) -> Row:
-    """Make the row of one page; every row of a run has the same keys."""
+NO_STAMP = FileStamp()
+
+
+def row_of(outcome: Outcome, columns: Sequence[Column], stamp: FileStamp = NO_STAMP) -> Row:
+    """Make the row of one page; every row of a run has the same keys, and a failure has the values that were found."""
     page = outcome.page
     failure = outcome.error if isinstance(outcome, PageFailure) else None
-    result = outcome if isinstance(outcome, DocumentResult) else None
+    result = outcome if isinstance(outcome, DocumentResult) else outcome.partial
     return {
         "source": page.source,
         "page": page.number,
@@ -33,6 +41,8 @@ def row_of(outcome: Outcome, columns: Sequence[Column]) -> Row:
         **{column: getattr(result, column, None) for column in columns},
         "warnings": list(result.warnings) if result else [],
         "error": asdict(failure) if failure else None,
+        "bytes": stamp.bytes,
+        "modified": stamp.modified,
         "sha256": page.sha256,
         "format": page.format,
         "width": page.size[0],
@@ -43,32 +53,61 @@ def row_of(outcome: Outcome, columns: Sequence[Column]) -> Row:
     }
 
 
-def prepare_folder(folder: Path, *, overwrite: bool) -> None:
+def prepare_folder(folder: Path, *, overwrite: bool = False, resume: bool = False) -> None:
     """Create the folder, unless it holds the results of an earlier run.
 
+    Args:
+        folder: where the results shall be.
+        overwrite: earlier results may be there; they stay until the first file is written.
+        resume: earlier results may be there.
+
     Raises:
-        ConfigError: results are there and may not be overwritten, or the folder cannot be made.
+        ConfigError: results are there and may not be, or nothing can be written there.
     """
-    if (folder / JSONL).exists() and not overwrite:
-        raise ConfigError(f"{folder} already holds results.", hint="Choose another --out, or pass --overwrite.")
-    try:
+    if overwrite and resume:
+        raise ConfigError("--overwrite and --resume contradict each other.", hint="Pass the one that you mean.")
+    with writing(folder, "made a folder"):
         folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        if any((folder / name).exists() for name in (JSONL, EARLIER)) and not (overwrite or resume):
+            raise ConfigError(
+                f"{folder} already holds results.",
+                hint="Pass --resume to go on with them or --overwrite to replace them, or choose another --out.",
+            )
+        tempfile.TemporaryFile(dir=folder).close()
+
+
+@contextmanager
+def writing(path: Path, what: str = "written") -> Iterator[None]:
+    """Raise a ConfigError for what the system has against writing here."""
+    try:
+        yield
     except OSError as error:
-        raise ConfigError(f"The folder {folder} cannot be made: {error}.", hint="Choose another --out.") from error
+        hint = "Choose another --out, or make room and go on with --resume."
+        raise ConfigError(f"{path} cannot be {what}: {error.strerror or error}.", hint=hint) from error
+
+
+def open_text(path: Path, encoding: str = "utf-8", newline: str = "\n") -> TextIO:
+    """Open a file for writing. Bytes of a file name that are no UTF-8 are escaped as JSON does it."""
+    with writing(path):
+        return path.open("w", encoding=encoding, errors="backslashreplace", newline=newline)
 
 
 class RowWriter:
     """Appends rows to results.jsonl, each line written at once, so that a broken-off run leaves a valid file."""
 
     def __init__(self, folder: Path) -> None:
-        self._file: TextIO = (folder / JSONL).open("w", encoding="utf-8", newline="\n")
+        self._path = folder / JSONL
+        self._file = open_text(self._path)
 
     def close(self) -> None:
-        self._file.close()
+        with writing(self._path):
+            self._file.close()
 
     def write(self, row: Row) -> None:
-        self._file.write(json.dumps(row, ensure_ascii=False) + "\n")
-        self._file.flush()
+        with writing(self._path):
+            self._file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            self._file.flush()
 
 
 def read_rows(folder: Path) -> Iterator[Row]:
@@ -79,12 +118,13 @@ def read_rows(folder: Path) -> Iterator[Row]:
 
 def export(folder: Path) -> None:
     """Write results.json and results.csv from results.jsonl, without holding all rows."""
-    _export_json(folder)
-    _export_csv(folder)
+    with writing(folder):
+        _export_json(folder)
+        _export_csv(folder)
 
 
 def _export_json(folder: Path) -> None:
-    with (folder / JSON).open("w", encoding="utf-8", newline="\n") as file:
+    with open_text(folder / JSON) as file:
         file.write("[")
         for index, row in enumerate(read_rows(folder)):
             file.write(",\n" if index else "\n")
@@ -94,7 +134,7 @@ def _export_json(folder: Path) -> None:
 
 def _export_csv(folder: Path) -> None:
     names = list(dict.fromkeys(name for row in read_rows(folder) for name in _flat(row)))
-    with (folder / CSV).open("w", encoding="utf-8-sig", newline="") as file:  # the BOM tells Excel that it is UTF-8
+    with open_text(folder / CSV, "utf-8-sig", newline="") as file:  # the BOM tells Excel that it is UTF-8
         writer = csv.DictWriter(file, names, restval="")
         writer.writeheader()
         writer.writerows(map(_escaped, map(_flat, read_rows(folder))))

@@ -37,7 +37,8 @@ LAYERS = tuple(
         ordered tasks workflow
         shared settings
         page_files page_html metrics evaluation_truth evaluation_probes evaluation evaluation_report pagestore
-        results report doctor cli_plan cli_ask cli_doctor cli_eval cli_run cli_app cli
+        results report doctor resume resume_settings
+        cli_plan cli_ask cli_doctor cli_outputs cli_eval cli_run cli_app cli
     """.strip().splitlines()
 )
 ENGINES = frozenset({"engines.transformers", "engines.vllm", "engines.server", "engines.scripted"})

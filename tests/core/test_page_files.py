@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import Any
 
 import PIL.Image
 import pytest
 
-from glm4v_core.page_files import find_files, read_pages
+from glm4v_core.page_files import FileStamp, find_files, read_pages
 from glm4v_core.pages import Page
 from glm4v_core.workflow import PageFailure
 
@@ -36,6 +38,40 @@ def test_folders_are_searched_in_natural_order_without_hidden_files(folder: Path
         "two.tiff",
     ]
     assert [path.name for path in found.skipped] == ["noextension", "notes.txt"]
+
+
+def test_folders_that_cannot_be_listed_are_among_the_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scan = os.scandir
+
+    def closed(path: str) -> Any:
+        if Path(path).name == "deep":
+            raise PermissionError(13, "Permission denied", path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", closed)  # root may list everything
+    files = find_files([folder]).files
+    assert folder / "b" / "deep" in files
+    (failure,) = read_pages([folder / "b" / "deep"], {})
+    assert isinstance(failure, PageFailure)
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "null\0", "loop"])
+def test_names_that_cannot_be_looked_at_fail_as_pages(folder: Path, name: str) -> None:
+    (folder / "loop").symlink_to("loop")
+    found = find_files([folder / name])
+    assert found.files == (folder / name,)
+    assert FileStamp.of(folder / name) == FileStamp(0, "")
+    (failure,) = read_pages(found.files, {})
+    assert isinstance(failure, PageFailure)
+    assert failure.error.code == "image_not_found"
+
+
+def test_a_stamp_changes_with_the_file(folder: Path) -> None:
+    file = folder / "notes.txt"
+    os.utime(file, ns=(0, 1_500_000_000_123_456_000))
+    assert FileStamp.of(file) == FileStamp(1, "2017-07-14T02:40:00.123456+00:00")
+    file.write_text("xy")
+    assert FileStamp.of(file).bytes == 2
 
 
 def test_named_files_are_taken_as_they_are_in_the_given_order(folder: Path) -> None:

@@ -116,6 +116,26 @@ def test_values_and_failures_are_shown(tmp_path: Path, picture: str) -> None:
     assert "3 pages: 2 done, 1 failed, 1 with warnings." in text
 
 
+def test_a_failure_shows_what_was_found_all_the_same(tmp_path: Path, picture: str) -> None:
+    found = DocumentResult(PageInfo("scan.png", 1, 1), text="12 < 13", label="发票")
+    failure = PageFailure(found.page, Failure("out_of_memory", "Too big.", "Scale it down."), found)
+    text = written(tmp_path, (failure, picture))
+    assert "<strong>out_of_memory</strong>: Too big." in text
+    assert "12 &lt; 13" in text
+    assert '<span class="label">发票</span>' in text
+    assert "Summary" not in text
+    assert [image["src"] for image in Elements(text).attributes("img")] == [picture]
+
+
+def test_pictures_of_failures_count_too(tmp_path: Path, picture: str) -> None:
+    found = DocumentResult(PageInfo("scan.png", 1, 1), text="x")
+    failure = PageFailure(found.page, Failure("out_of_memory", "Too big.", "Scale it down."), found)
+    with closing(ReportWriter(tmp_path, COLUMNS, "en", most_pictures=2)) as writer:
+        for full in (False, True):
+            writer.write(row_of(failure, COLUMNS), picture)
+            assert writer.is_full is full
+
+
 def test_chinese(tmp_path: Path) -> None:
     text = written(tmp_path, (result(), None), language="zh")
     assert '<html lang="zh-CN">' in text

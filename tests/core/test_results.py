@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import tempfile
 from contextlib import closing
 from pathlib import Path
 
@@ -45,6 +47,34 @@ def test_rows_of_successes_and_failures_have_the_same_keys() -> None:
     assert failed["status"] == "failed"
     assert (failed["text"], failed["fields"]) == (None, None)
     assert failed["error"] == {"code": "image_not_found", "message": "No such file.", "hint": "Check the path."}
+
+
+def test_a_failure_has_the_values_of_the_steps_that_succeeded() -> None:
+    failure = Failure("out_of_memory", "Too big.", "Scale it down.")
+    row = row_of(PageFailure(DONE.page, failure, DONE), ("text", "summary"))
+    assert list(row) == list(row_of(DONE, ("text", "summary")))
+    assert (row["status"], row["error"]["code"]) == ("failed", "out_of_memory")
+    assert (row["text"], row["summary"]) == ("=1+1\n第二行", None)
+    assert (row["warnings"], row["model"], list(row["steps"])) == (["ocr:length"], "tiny", ["ocr"])
+
+
+def test_names_that_are_no_utf8_come_back_as_they_were(tmp_path: Path) -> None:
+    source = os.fsdecode(b"caf\xe9.png")
+    write(tmp_path, row_of(PageFailure(PageInfo(source), FAILED.error), ("text",)))
+    export(tmp_path)
+    assert [row["source"] for row in read_rows(tmp_path)] == [source]
+    assert json.loads((tmp_path / "results.json").read_text("utf-8"))[0]["source"] == source
+    assert cells(tmp_path)[0]["source"] == "caf\\udce9.png"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_is_named(tmp_path: Path) -> None:
+    (tmp_path / "results.jsonl").symlink_to("/dev/full")
+    writer = RowWriter(tmp_path)
+    with pytest.raises(ConfigError, match=r"results\.jsonl cannot be written: No space left"):
+        writer.write(row_of(DONE, ("text",)))
+    with pytest.raises(ConfigError, match="No space left"):  # the row is still in the buffer
+        writer.close()
 
 
 def test_jsonl_is_complete_after_every_row(tmp_path: Path) -> None:
@@ -116,6 +146,20 @@ class TestFolder:
         with pytest.raises(ConfigError, match="already holds results"):
             prepare_folder(tmp_path, overwrite=False)
         prepare_folder(tmp_path, overwrite=True)
+        prepare_folder(tmp_path, resume=True)
+        with pytest.raises(ConfigError, match="contradict"):
+            prepare_folder(tmp_path, overwrite=True, resume=True)
+        (tmp_path / "results.jsonl").rename(tmp_path / "results.earlier.jsonl")
+        with pytest.raises(ConfigError, match="already holds results"):
+            prepare_folder(tmp_path)
+
+    def test_one_that_takes_no_files_is_named(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def refuse(*_: object, **__: object) -> None:
+            raise PermissionError(13, "Permission denied")
+
+        monkeypatch.setattr(tempfile, "TemporaryFile", refuse)  # root may write everywhere
+        with pytest.raises(ConfigError, match="cannot be written: Permission denied"):
+            prepare_folder(tmp_path)
 
     def test_a_file_in_its_place_is_named(self, tmp_path: Path) -> None:
         (tmp_path / "out").write_text("x")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -108,8 +109,51 @@ class TestRun:
         assert "image_broken" in ended.out
 
     def test_all_failed(self, glm4v: Command, tmp_path: Path) -> None:
-        assert glm4v("run", "gone.png", "--out", tmp_path / "out", answers=[]).status == 2
+        (tmp_path / "notes.txt").write_text("no page")
+        assert glm4v("run", tmp_path / "notes.txt", "--out", tmp_path / "out", answers=[]).status == 2
         assert [row["status"] for row in rows(tmp_path / "out")] == ["failed"]
+
+    def test_none_of_the_paths_is_there(self, glm4v: Command, tmp_path: Path) -> None:
+        ended = glm4v("run", "gone.png", "gone", "--out", tmp_path / "out", "--model", "none/such", "--engine", "vllm")
+        assert (ended.status, ended.out) == (2, "")
+        assert ended.err.startswith("Error (image_not_found): There is no file or folder gone.png, gone.\nHint: ")
+        assert not (tmp_path / "out").exists()
+
+    def test_what_the_other_steps_found_is_kept(self, glm4v: Command, pages: Path, tmp_path: Path) -> None:
+        arguments = ("run", pages / "p1.PNG", "--labels", "letter,invoice", "--out", tmp_path / "out")
+        ended = glm4v(*arguments, answers=["INVOICE 1", "An invoice.", "poem"])
+        assert ended.status == 2
+        (row,) = rows(tmp_path / "out")
+        assert (row["status"], row["error"]["code"]) == ("failed", "output_invalid")
+        assert (row["text"], row["summary"], row["label"]) == ("INVOICE 1", "An invoice.", None)
+        (line,) = [line for line in ended.out.splitlines() if "p1.PNG" in line]
+        assert [cell.strip().partition(":")[0] for cell in line.split("│")[1:4]] == [
+            "p1.PNG",
+            "An invoice.",
+            "output_invalid",
+        ]
+        report = (tmp_path / "out" / "report.html").read_text("utf-8")
+        assert all(part in report for part in ("INVOICE 1", "An invoice.", "output_invalid", "data:image/jpeg"))
+
+    def test_going_on(self, glm4v: Command, pages: Path, tmp_path: Path) -> None:
+        arguments = ("run", pages, "--task", "ocr", "--out", tmp_path / "out", "--concurrency", 1)
+        assert glm4v(*arguments, answers=["one"]).status == 1
+        hint = glm4v(*arguments, answers=["no"]).err.splitlines()[-1]
+        assert "--resume" in hint
+        ended = glm4v(*arguments, "--resume", answers=["two", "ten"])
+        assert ended.status == 0
+        assert [row["text"] for row in rows(tmp_path / "out")] == ["one", "two", "ten"]
+        assert "3 pages: 3 done, 0 failed, 0 with warnings; 1 of them kept from before." in ended.out
+
+    def test_names_that_are_no_utf8(self, glm4v: Command, pages: Path, tmp_path: Path) -> None:
+        name = os.fsdecode(b"caf\xe9.png")
+        (pages / "p1.PNG").rename(pages / name)
+        arguments = ("run", pages, "--task", "ocr", "--out", tmp_path / "out", "--concurrency", 1)
+        ended = glm4v(*arguments, answers=["one", "two", "ten"])
+        assert ended.status == 0
+        assert "caf\\udce9.png" in ended.out
+        assert Path(rows(tmp_path / "out")[0]["source"]).name == name
+        assert glm4v(*arguments, "--resume", answers=[]).status == 0
 
     def test_nothing_there(self, glm4v: Command, tmp_path: Path) -> None:
         ended = glm4v("run", tmp_path, "--out", tmp_path / "out", answers=[])
@@ -129,6 +173,8 @@ class TestRun:
             *((1, 2, "d"), (2, 2, "e")),
         ]
         assert "three.pdf 2/3" in ended.out
+        ended = glm4v("run", *files, "--task", "ocr", "--out", tmp_path / "some", "--frames", 2, answers=list("abcd"))
+        assert "4/4" in ended.err
 
     def test_earlier_results_are_safe(self, glm4v: Command, pages: Path, tmp_path: Path) -> None:
         arguments = ("run", pages / "p1.PNG", "--task", "ocr", "--out", tmp_path / "out")
@@ -214,7 +260,7 @@ class TestPlans:
             (("--task", "extract"), "either --fields or --schema"),
             (("--task", "extract", "--fields", "a", "--schema", "b"), "either --fields or --schema"),
             (("--fields", "a"), "only for --task extract"),
-            (("--labels", "a,a"), "different"),
+            (("--labels", "a,b,a"), "must be different; a is there twice"),
             (("--frames", "some"), "frames"),
             (("--dpi", "0"), "dpi"),
             (("--option", "latency"), "NAME=VALUE"),
@@ -251,6 +297,20 @@ class TestAsk:
         ended = glm4v("ask", "gone.png", "?", answers=["x"])
         assert (ended.status, ended.out) == (2, "")
         assert ended.err.startswith("Error (image_not_found): ")
+
+    def test_the_picture_is_read_before_the_model_is_loaded(self, glm4v: Command, pages: Path) -> None:
+        (pages / "p1.PNG").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
+        ended = glm4v("ask", pages / "p1.PNG", "?", "--engine", "vllm")  # an engine that is refused when it is loaded
+        assert ended.err.startswith("Error (image_broken): ")
+
+
+def test_a_terminal_shows_that_the_model_is_loading(
+    glm4v: Command, pages: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ("run", pages, "--task", "ocr", "--out", tmp_path / "out", "--overwrite")
+    assert "Loading" not in glm4v(*arguments, answers=["x"] * 3).err
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    assert "Loading the model" in glm4v(*arguments, answers=["x"] * 3).err
 
 
 class TestEval:

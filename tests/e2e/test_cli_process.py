@@ -54,6 +54,11 @@ def test_an_interrupted_run_leaves_valid_files(tmp_path: Path) -> None:
     assert f"{len(rows)} pages" in out
     assert "Stopped early" in err
     assert "Traceback" not in err
+    kept = json.dumps([f"text {number}" for number in range(len(rows), 40)])
+    again = [*command[:-4], "--option", f"answers={kept}", "--resume"]
+    assert subprocess.run(again, env=ENVIRONMENT, capture_output=True, check=False).returncode == 0
+    rows = [json.loads(line) for line in lines.read_text("utf-8").splitlines()]
+    assert [row["text"] for row in rows] == [f"text {number}" for number in range(40)]
 
 
 def test_without_typer_the_install_line_is_shown() -> None:
@@ -70,6 +75,17 @@ def test_without_jiwer_the_install_line_is_shown(tmp_path: Path) -> None:
     ended = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
     assert ended.returncode == 2
     assert "pip install 'glm4v[eval]'" in ended.stderr
+
+
+def test_a_wrong_path_is_answered_before_anything_heavy_is_loaded() -> None:
+    code = (
+        "import sys; sys.argv = ['glm4v', 'ask', 'gone.png', '?']; from glm4v_core.cli import main\n"
+        "try: main()\nexcept SystemExit as ended: print(ended.code)\n"
+        "print(sorted({'torch', 'transformers'} & set(sys.modules)))"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True, check=True)
+    assert ended.stdout.splitlines() == ["2", "[]"]
+    assert ended.stderr.startswith("Error (image_not_found): ")
 
 
 def test_help_loads_nothing_heavy() -> None:

@@ -1,0 +1,198 @@
+"""Going on with a run that was broken off: what is done is kept, what failed or is missing is asked.
+
+A run that goes on writes results.jsonl anew, in the order of its pages, while the rows of earlier runs lie beside it in
+results.earlier.jsonl. So whenever it is killed, the two files hold every row there ever was.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from glm4v_core.errors import ConfigError
+from glm4v_core.page_files import FileStamp, pages_wanted, read_pages
+from glm4v_core.pages import Page, PageOptions
+from glm4v_core.results import EARLIER, JSONL, Row, writing
+from glm4v_core.workflow import PageFailure
+
+Places = dict[str, dict[int, tuple[Path, int]]]
+"""Absolute path of a source -> page number -> the file that holds its row, and where the row begins."""
+
+_NEEDED = frozenset({"source", "page", "pages", "status", "sha256", "bytes", "modified", "warnings", "error"})
+
+
+@dataclass(frozen=True, slots=True)
+class NewPage:
+    """A page to ask about."""
+
+    page: Page | PageFailure
+    stamp: FileStamp
+
+
+@dataclass(frozen=True, slots=True)
+class KeptPage:
+    """A page that an earlier run did; `page` is None when its file did not have to be opened."""
+
+    row: Row
+    page: Page | None = None
+
+
+PageTask = NewPage | KeptPage
+
+
+class Earlier:
+    """The rows of earlier runs. Only their places are held in memory; they are read as they are needed."""
+
+    def __init__(self, folder: Path, places: Places | None = None) -> None:
+        self._path = folder / EARLIER
+        self._places = places or {}
+        self._passed: set[str] = set()
+        self._source = ""
+        self._numbers: set[int] = set()
+
+    def __bool__(self) -> bool:
+        return bool(self._places)
+
+    def done(self, file: Path) -> dict[int, Row]:
+        """Return what succeeded on a file, by page number."""
+        pages = self._places.get(_key(file), {})
+        return {row["page"]: row for row in _rows_at(pages.values()) if row["status"] == "ok"}
+
+    def others(self, files: Iterable[Path]) -> Iterator[Row]:
+        """Yield what succeeded on files that are not among these."""
+        named = set(map(_key, files))
+        for source, pages in self._places.items():
+            if source not in named:
+                yield from (row for row in _rows_at(pages.values()) if row["status"] == "ok")
+
+    def check_overlap(self, files: Iterable[Path]) -> None:
+        """Refuse to go on with entirely other files.
+
+        Raises:
+            ConfigError: no row is about one of these files, which happens when paths are written in another way.
+        """
+        if self._places and self._places.keys().isdisjoint(map(_key, files)):
+            raise ConfigError(
+                f"None of these files is in the results, which are about {next(iter(self._places))} and others.",
+                hint="Name the same files from the same folder as before, or choose another --out.",
+            )
+
+    def set_aside(self) -> None:
+        """Bring the rows together in a file of their own, so that results.jsonl may be written anew."""
+        if not self._places:
+            self.discard()
+            return
+        fresh = self._path.with_suffix(".new")
+        with writing(fresh), fresh.open("wb") as file:
+            for pages in self._places.values():
+                for number, place in pages.items():
+                    pages[number] = self._path, file.tell()
+                    file.write(_line_at(*place))
+        with writing(self._path):
+            fresh.replace(self._path)
+
+    def replaced(self, row: Row) -> None:
+        """Take note that the results now hold this row. Rows come in the order of the sources."""
+        source = _key(row["source"])
+        if source != self._source:
+            self._passed.add(self._source)
+            self._source, self._numbers = source, set()
+        self._numbers.add(row["page"])
+
+    def unreached(self) -> Iterator[Row]:
+        """Yield the rows of pages that the run did not come to."""
+        for source, pages in self._places.items():
+            numbers = self._numbers if source == self._source else ()
+            if source not in self._passed:
+                yield from _rows_at(place for number, place in pages.items() if number not in numbers)
+
+    def discard(self) -> None:
+        """Remove the file, once the results hold its rows."""
+        with writing(self._path):
+            self._path.unlink(missing_ok=True)
+
+
+def gather(folder: Path) -> Earlier:
+    """Find the last row of every page; nothing is changed yet.
+
+    Raises:
+        ConfigError: something in the files is no row. A last line without its end is none and counts as missing.
+    """
+    places: Places = {}
+    for path in (folder / EARLIER, folder / JSONL):
+        for source, number, place in _pages_in(path):
+            places.setdefault(source, {})[number] = path, place
+    return Earlier(folder, places)
+
+
+def page_tasks(
+    files: Sequence[Path], options: PageOptions, earlier: Earlier, *, unopened: Callable[[], bool]
+) -> Iterator[PageTask]:
+    """Yield every page of the files in order, then what is done of other files.
+
+    A row is kept when the page's pixels are the same. As long as `unopened` says so, a file whose size and time of
+    change are the same is not even opened when all its pages are done.
+    """
+    for file in files:
+        done, stamp = earlier.done(file), FileStamp.of(file)
+        rows = {number: row | {"source": str(file), **asdict(stamp)} for number, row in done.items()}
+        if unopened() and _is_whole(done, stamp, options):
+            yield from (KeptPage(rows[number]) for number in sorted(rows))
+        else:
+            yield from (_task(page, stamp, rows) for page in read_pages([file], options))
+    yield from map(KeptPage, earlier.others(files))
+
+
+def _is_whole(done: Mapping[int, Row], stamp: FileStamp, options: PageOptions) -> bool:
+    """Tell whether nothing is left to do on a file that did not change."""
+    same = [row for row in done.values() if (row["bytes"], row["modified"]) == (stamp.bytes, stamp.modified)]
+    return bool(same) and len(same) == pages_wanted(same[0]["pages"], options)
+
+
+def _task(page: Page | PageFailure, stamp: FileStamp, done: Mapping[int, Row]) -> PageTask:
+    if isinstance(page, Page):
+        row = done.get(page.number)
+        if row is not None and row["sha256"] == page.image.sha256:
+            return KeptPage(row, page)
+    return NewPage(page, stamp)
+
+
+def _pages_in(path: Path) -> Iterator[tuple[str, int, int]]:
+    """Yield source and page number of every row in a file, with the place where the row begins."""
+    if not path.exists():
+        return
+    place = 0
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if line.endswith(b"\n"):
+                yield *_page_of(line, f"Line {number} of {path}"), place
+            place += len(line)
+
+
+def _page_of(line: bytes, name: str) -> tuple[str, int]:
+    try:
+        row = json.loads(line)
+        if missing := _NEEDED - row.keys():
+            raise ValueError(f"it lacks {', '.join(sorted(missing))}")
+        return _key(row["source"]), int(row["page"])
+    except (ValueError, AttributeError, TypeError) as error:
+        hint = "Choose another --out, or pass --overwrite to begin anew."
+        raise ConfigError(f"{name} is no row of results: {error}.", hint=hint) from error
+
+
+def _rows_at(places: Iterable[tuple[Path, int]]) -> Iterator[Row]:
+    return (json.loads(_line_at(*place)) for place in places)
+
+
+def _line_at(path: Path, place: int) -> bytes:
+    with path.open("rb") as file:
+        file.seek(place)
+        return file.readline()
+
+
+def _key(source: str | Path) -> str:
+    """Write a path so that it is the same from whatever folder it was named; there is no need for it to exist."""
+    return os.path.normpath(Path(source).absolute())

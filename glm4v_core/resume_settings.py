@@ -1,0 +1,71 @@
+"""settings.json: what the results of a folder were made with, so that only the same is added to them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from glm4v_core.errors import ConfigError
+from glm4v_core.pages import PageOptions
+from glm4v_core.results import open_text, writing
+from glm4v_core.workflow import Workflow
+
+SETTINGS = "settings.json"
+Settings = Mapping[str, Mapping[str, Any]]
+"""By section. Only what changes results is in it: neither engine nor concurrency, no password."""
+
+_SHOWN = 300
+"""Most characters of a value in a message."""
+
+
+def settings_of(workflow: Workflow, options: PageOptions) -> Settings:
+    """Gather the questions and how pages are drawn, in the form in which they are read back."""
+    steps: dict[str, Any] = {}
+    for column, step in workflow.steps.items():
+        steps |= {f"{column}.prompt": step.prompt, f"{column}.constraint": step.constraint and asdict(step.constraint)}
+    pages = {name: options.get(name) for name in ("frames", "dpi", "max_image_tokens")}
+    settings: Settings = json.loads(json.dumps({"steps": steps, "pages": pages}))
+    return settings
+
+
+def check_settings(folder: Path, settings: Settings) -> None:
+    """Compare the sections of `settings` with those of the earlier run.
+
+    Raises:
+        ConfigError: they differ, or are not known.
+    """
+    path = folder / SETTINGS
+    try:
+        known = json.loads(path.read_bytes())
+        differences = list(_differences(known, settings))
+    except (OSError, ValueError, AttributeError) as error:
+        raise ConfigError(
+            f"{path}, which says how the results were made, cannot be read: {error}.",
+            hint="Choose another --out, or pass --overwrite to begin anew.",
+        ) from error
+    if differences:
+        raise ConfigError(
+            f"The results in {folder} were made with other settings. {' '.join(differences)}",
+            hint="Use the same settings, choose another --out, or pass --overwrite to begin anew.",
+        )
+
+
+def write_settings(folder: Path, settings: Settings) -> None:
+    with writing(folder / SETTINGS), open_text(folder / SETTINGS) as file:
+        json.dump(settings, file, ensure_ascii=False, indent=1)
+
+
+def _differences(known: Settings, settings: Settings) -> Iterator[str]:
+    for section, values in settings.items():
+        before = known.get(section, {})
+        for name in {**before, **values}:
+            if before.get(name) != values.get(name):
+                yield f"{name} was {_shown(before.get(name))} and is {_shown(values.get(name))}."
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
