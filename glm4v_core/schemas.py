@@ -58,25 +58,33 @@ def check_json(text: str, schema: Mapping[str, Any]) -> None:
         raise InvalidOutputError(f"The answer does not fit its schema: {problem.message} (at {problem.json_path}).")
 
 
-def closed_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
+def closed_schema(schema: Mapping[str, Any], *, all_required: bool = False) -> dict[str, Any]:
     """Close every object that names its properties and does not say whether it takes further ones.
 
     JSON schemas are open by default, and a weak model that may add keys of its own adds them for ever.
+
+    Args:
+        schema: stays as it is.
+        all_required: make every property required too, as OpenAI's strict mode does.
     """
-    closed = {key: _closed_part(key, value) for key, value in schema.items()}
-    if closed.get("type") == "object" and "properties" in closed:
+    closed = {key: _closed_part(key, value, all_required) for key, value in schema.items()}
+    if "properties" in closed:
         closed.setdefault("additionalProperties", False)
+    if all_required and "properties" in closed:
+        closed["required"] = list(closed["properties"])
     return closed
 
 
-def _closed_part(key: str, value: Any) -> Any:
-    """Close the schemas under one keyword; those of allOf stay open, or they would exclude each other."""
-    if key in ("properties", "$defs", "definitions") and isinstance(value, Mapping):
-        return {name: closed_schema(part) if isinstance(part, Mapping) else part for name, part in value.items()}
-    if key in ("items", "additionalProperties") and isinstance(value, Mapping):
-        return closed_schema(value)
-    if key in ("anyOf", "oneOf", "prefixItems") and isinstance(value, list):
-        return [closed_schema(part) if isinstance(part, Mapping) else part for part in value]
+def _closed_part(key: str, value: Any, all_required: bool) -> Any:
+    match key, value:
+        case "properties" | "$defs" | "definitions", Mapping():
+            return {name: _closed_part("items", part, all_required) for name, part in value.items()}
+        case "anyOf" | "oneOf" | "prefixItems", list():
+            return [_closed_part("items", part, all_required) for part in value]
+        case "allOf", [single]:  # the parts of a longer one add up to one object
+            return [_closed_part("items", single, all_required)]
+        case "items" | "additionalProperties", Mapping():
+            return closed_schema(value, all_required=all_required)
     return value
 
 

@@ -123,7 +123,8 @@ def test_closing_a_schema_leaves_its_own_words_alone() -> None:
             "type": {"const": {"type": "object", "properties": {}}},
             "open": {"type": "object", "properties": {}, "additionalProperties": {"$ref": "#/$defs/Part"}},
             "many": {"type": "array", "items": {"anyOf": [{"type": "object", "properties": {}}, True]}},
-            "both": {"allOf": [{"type": "object", "properties": {}}]},
+            "both": {"allOf": [{"properties": {"a": True}}, {"properties": {"b": True}}]},
+            "one": {"allOf": [{"properties": {"a": True}}]},
         },
         "$defs": {"Part": {"type": "object", "properties": {}}},
     }
@@ -135,4 +136,9 @@ def test_closing_a_schema_leaves_its_own_words_alone() -> None:
     assert closed["properties"]["open"] == schema["properties"]["open"]  # type: ignore[index]
     assert closed["properties"]["many"]["items"]["anyOf"][0]["additionalProperties"] is False
     assert closed["properties"]["both"] == schema["properties"]["both"]  # type: ignore[index]
+    assert closed["properties"]["one"]["allOf"][0]["additionalProperties"] is False
     assert closed["$defs"]["Part"]["additionalProperties"] is False
+    assert "required" not in closed
+    strict = closed_schema(schema, all_required=True)
+    assert strict["required"] == list(schema["properties"])  # type: ignore[arg-type]
+    assert strict["properties"]["properties"]["required"] == ["a"]
