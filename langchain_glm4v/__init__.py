@@ -4,6 +4,7 @@ from langchain_glm4v._convert import document_blocks, image_block
 from langchain_glm4v.chat_model import ChatGLM4V
 from langchain_glm4v.documents import GLM4VBlobParser, ScannedDocumentLoader
 from langchain_glm4v.errors import ChatContextOverflowError, ChatModelNotFoundError, ChatTimeoutError
+from langchain_glm4v.workflows import document_workflow
 
 __all__ = [
     "ChatContextOverflowError",
@@ -13,5 +14,6 @@ __all__ = [
     "GLM4VBlobParser",
     "ScannedDocumentLoader",
     "document_blocks",
+    "document_workflow",
     "image_block",
 ]

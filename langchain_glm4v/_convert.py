@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Unpack
 
 import PIL.Image
@@ -156,7 +157,7 @@ def _to_foreign_part(value: Mapping[str, Any], max_image_tokens: int | None) -> 
 def _to_image(block: Mapping[str, Any], max_image_tokens: int | None) -> Image:
     match block:
         case {"image": Image() as image}:
-            return image
+            return image if image.max_tokens is not None else replace(image, max_tokens=max_image_tokens)
         case {"image": PIL.Image.Image() as pixels}:
             return Image.load(pixels, max_image_tokens=max_image_tokens)
         case {"base64": str(data)}:

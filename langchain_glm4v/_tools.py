@@ -9,7 +9,7 @@ from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
 from pydantic import BaseModel
 
-from glm4v_core import Constraint, JsonSchema, Tool, ToolChoice
+from glm4v_core import Constraint, JsonSchema, Tool, ToolChoice, closed_schema
 from glm4v_core.errors import ConstraintError, UnsupportedError
 
 ToolSource: TypeAlias = Mapping[str, Any] | type | Callable[..., Any] | BaseTool
@@ -101,33 +101,8 @@ def json_schema(schema: ToolSource) -> dict[str, Any]:
 
 
 def closed(schema: Mapping[str, Any], *, strict: bool | None = None) -> dict[str, Any]:
-    """Close every object that has properties and does not say whether it takes further ones.
-
-    Args:
-        schema: stays as it is.
-        strict: True makes all properties required too, as OpenAI's strict mode does; False closes nothing.
-    """
-    if strict is False:
-        return dict(schema)
-    shut = {key: _closed_inside(key, value, strict) for key, value in schema.items()}
-    if "properties" in shut:
-        shut.setdefault("additionalProperties", False)
-    if strict and "properties" in shut:
-        shut["required"] = list(shut["properties"])
-    return shut
-
-
-def _closed_inside(key: str, value: Any, strict: bool | None) -> Any:
-    match key, value:
-        case "properties" | "$defs" | "definitions", Mapping():
-            return {name: _closed_inside("items", part, strict) for name, part in value.items()}
-        case "anyOf" | "oneOf" | "prefixItems", list():
-            return [_closed_inside("items", part, strict) for part in value]
-        case "allOf", [single]:  # the parts of a longer one add up to one object
-            return [_closed_inside("items", single, strict)]
-        case "items" | "additionalProperties", Mapping():
-            return closed(value, strict=strict)
-    return value
+    """Close the objects of a schema; strict makes all properties required too, and False closes nothing."""
+    return dict(schema) if strict is False else closed_schema(schema, all_required=bool(strict))
 
 
 def _parameters(function: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from pydantic import model_validator
 
 from glm4v_core import Completion, Glm4v, Request
 from glm4v_core.errors import UnsupportedError
-from langchain_glm4v._loaded import Source, close, find_or_load
+from langchain_glm4v._loaded import find_or_load
 from langchain_glm4v._results import Chunks, to_message
 from langchain_glm4v._settings import SETTINGS, ChatSettings
 from langchain_glm4v._structured import Method, options_of, parser_of, with_parser
@@ -54,14 +54,9 @@ class ChatGLM4V(ChatSettings):
     def load(self) -> Glm4v:
         """Load the model now rather than with the first call, and return it."""
         with host_errors():
-            model = self.glm4v or find_or_load(self._source)
+            model = super().load()
         self.profile = self.profile or profile_of(model.info.family)
         return model
-
-    def close(self) -> None:
-        """Free the model that this and equal chat models share; a later call loads it again."""
-        if self.glm4v is None:
-            close(self._source)
 
     def batch(
         self,
@@ -164,17 +159,13 @@ class ChatGLM4V(ChatSettings):
         return "chat-glm4v"
 
     @property
-    def _source(self) -> Source:
-        return Source(self.model, self.engine, self.engine_options)
-
-    @property
     def _identifying_params(self) -> Mapping[str, Any]:
         """Everything that changes an answer: the key of LangChain's caches."""
         names = ("model", "engine", "engine_options", "max_image_tokens", "stop", *SETTINGS)
         return {name: getattr(self, name) for name in names}
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
-        params = super()._get_ls_params(list(self._stop(stop)) or None, **kwargs)
+        params = super()._get_ls_params(list(stop or self._sampling().stop) or None, **kwargs)
         params["ls_provider"] = "glm4v"
         return params
 
@@ -187,7 +178,7 @@ class ChatGLM4V(ChatSettings):
     ) -> ChatResult:
         with host_errors():
             model, request = self._prepare(messages, stop, kwargs)
-            return _to_result(model.generate_many(_repeated(request, self._with(kwargs).n)))
+            return _to_result(model.generate_many(_repeated(request, self._set(kwargs).n)))
 
     async def _agenerate(
         self,
@@ -198,7 +189,7 @@ class ChatGLM4V(ChatSettings):
     ) -> ChatResult:
         with host_errors():
             model, request = await asyncio.to_thread(self._prepare, messages, stop, kwargs)
-            return _to_result(await model.agenerate_many(_repeated(request, self._with(kwargs).n)))
+            return _to_result(await model.agenerate_many(_repeated(request, self._set(kwargs).n)))
 
     def _stream(
         self,
@@ -229,7 +220,7 @@ class ChatGLM4V(ChatSettings):
                     yield chunks.make(delta)
 
     def _one_answer(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
-        if self._with(options).n > 1:
+        if self._set(options).n > 1:
             raise UnsupportedError("Several answers have no stream.", hint="Call invoke or generate, or leave n at 1.")
         return options
 

@@ -92,26 +92,30 @@ def _cpu_lines() -> list[str]:
 
 
 def _milestones(log: Path) -> str:
-    """One row per quarter of the run's difficulty, and the end."""
+    """Ten rows of the log, evenly spread, each the mean of the lines around it: single batches are of very mixed kinds."""
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     pages = [line for line in lines if line["cell"] is not None]
     rows = [
         "| minute | step | difficulty | characters named in cells | loss on answers | right tokens |",
         "|---|---|---|---|---|---|",
     ]
-    wanted = iter((0.0, 0.25, 0.5, 0.75, 1.0))
-    mark = next(wanted, None)
-    shown = [pages[0]]
-    for line in pages:
-        if mark is not None and line["level"] >= mark:
-            shown.append(line)
-            mark = next(wanted, None)
-    for line in [*shown, pages[-1]]:
-        named = "" if line["cell_right"] is None else f"{line['cell_right']:.1%}"
-        text = ("", "") if line["text"] is None else (f"{line['text']:.3f}", f"{line['text_right']:.1%}")
-        difficulty = "seeing only" if line["level"] < 0 else f"{line['level']:.2f}"
-        rows.append(f"| {line['seconds'] / 60:.0f} | {line['step']} | {difficulty} | {named} | {text[0]} | {text[1]} |")
+    for part in range(10):
+        group = pages[len(pages) * part // 10 : len(pages) * (part + 1) // 10]
+        if not group:
+            continue
+        last = group[-1]
+        difficulty = "seeing only" if last["level"] < 0 else f"{last['level']:.2f}"
+        named, loss, right = (_mean(group, key) for key in ("cell_right", "text", "text_right"))
+        text = ("", "") if loss is None or right is None else (f"{loss:.3f}", f"{right:.1%}")
+        rows.append(
+            f"| {last['seconds'] / 60:.0f} | {last['step']} | {difficulty} | {named or 0:.1%} | {text[0]} | {text[1]} |"
+        )
     return "\n".join(rows)
+
+
+def _mean(lines: Sequence[dict[str, Any]], key: str) -> float | None:
+    values = [line[key] for line in lines if line[key] is not None]
+    return sum(values) / len(values) if values else None
 
 
 def _table(path: Path) -> str:

@@ -126,9 +126,9 @@ def test_images_are_limited_by_the_chat_model_but_keep_a_limit_of_their_own(
 ) -> None:
     llm, engine = scripted("ok", max_image_tokens=9)
     own = image_block(picture, max_image_tokens=4)
-    llm.invoke([HumanMessage([{"type": "image", "image": picture}, own])])
+    llm.invoke([HumanMessage([{"type": "image", "image": picture}, own, image_block(picture)])])
     images = [part for part in engine.history[0].messages[0].parts if isinstance(part, Image)]
-    assert [image.max_tokens for image in images] == [9, 4]
+    assert [image.max_tokens for image in images] == [9, 4, 9]
 
 
 @pytest.mark.parametrize(

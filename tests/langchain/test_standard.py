@@ -115,6 +115,18 @@ class TestJsonMode(Echo):
 
 
 class TestTiny(Integration):
+    """Structured output and forced calls are the grammar's work; what else passes, the model was trained for."""
+
+    supports_model_override = False
+
     @property
     def chat_model_params(self) -> dict[str, Any]:
         return {"model": "tiny", "engine": "transformers"}
+
+    @pytest.mark.xfail(reason="Decides to call a tool only where the request names it.")
+    def test_agent_loop(self, model: BaseChatModel) -> None:
+        super().test_agent_loop(model)
+
+    @pytest.mark.xfail(reason="Takes the name in Latin letters where a name stands in two scripts.")
+    def test_unicode_tool_call_integration(self, model: BaseChatModel, **options: Any) -> None:
+        super().test_unicode_tool_call_integration(model, **options)
