@@ -114,7 +114,7 @@ def _milestones(log: Path) -> str:
 
 
 def _mean(lines: Sequence[dict[str, Any]], key: str) -> float | None:
-    values = [line[key] for line in lines if line[key] is not None]
+    values = [line[key] for line in lines if line.get(key) is not None]
     return sum(values) / len(values) if values else None
 
 

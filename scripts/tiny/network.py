@@ -189,7 +189,7 @@ def _vision_projections(block: nn.Module, hidden: Tensor, cos: Tensor, sin: Tens
     joined = block.attn.qkv(block.norm1(hidden)).view(hidden.shape[0], 3, block.attn.num_heads, -1).float()
     query, key, value = joined.unbind(1)
     query, key = apply_rotary_pos_emb_vision(query, key, cos, sin)
-    return query.bfloat16(), key.bfloat16(), value.bfloat16()
+    return query, key, value
 
 
 @torch.compile(dynamic=True)

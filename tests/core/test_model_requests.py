@@ -123,10 +123,11 @@ def refused(request: Request, error: type[Glm4vError], message: str, family: str
 
 def test_the_public_names_change_only_on_purpose() -> None:
     names = """
-        FAMILIES Box Choices Completion Constraint Defaults Delta DocumentResult Engine EngineInfo FailedPage
-        Failure Family FinishReason Glm4v Glm4vError Image ImageLimits ImageSource JsonSchema Language Message
-        Outcome Page PageFailure PageInfo PageOptions Part Piece Provenance Regex Request Role Sampling
-        ScriptedEngine Step StepInfo Text Thinking Timings TokenCount TokenLogprob Tool ToolCall ToolChoice
-        ToolResult Usage Video Workflow document_workflow errors load_pages tasks
+        FAMILIES SAMPLING_SETTINGS Box Choices Completion Constraint Defaults Delta DocumentResult Engine
+        EngineInfo FailedPage Failure Family FinishReason Glm4v Glm4vError Image ImageLimits ImageSource
+        JsonSchema Language Message ModelSettings Outcome Page PageFailure PageInfo PageOptions Part Piece
+        Provenance Regex Request Role Sampling ScriptedEngine Step StepInfo Text Thinking Timings TokenCount
+        TokenLogprob Tool ToolCall ToolChoice ToolResult Usage Video Workflow check_url closed_schema
+        count_pages document_workflow errors find_files in_order load_page load_pages pull shared tasks
     """
     assert glm4v_core.__all__ == names.split()
