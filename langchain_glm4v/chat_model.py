@@ -34,15 +34,46 @@ IN_FLIGHT = 64
 class ChatGLM4V(ChatSettings):
     """A GLM-V model that runs in this process.
 
-    Making one costs nothing; the first call loads the model, and all chat models with the same model, engine and
-    engine options share it. Every setting of sampling and reasoning may also be given per call, as in
-    `invoke(text, seed=1)`, or bound; a call wins over the constructor, and that over the family's default. Unknown
-    settings raise.
+    Setup:
+        `pip install "glm4v[hf,langchain]"`; PDF pages need `documents` too. No key, no server.
 
-    Example:
+    Key init args:
+        model: checkpoint folder, hub id, or the bundled "tiny"; GLM4V_MODEL in the environment.
+        engine, engine_options: what runs it, and its own settings, such as `device` and `slots`.
+        temperature, top_p, top_k, repetition_penalty, max_tokens, stop, seed, n, logprobs: as in OpenAI's API.
+        reasoning, reasoning_budget: whether the model thinks first, and how many tokens it may.
+        max_image_tokens, timeout, constraint: see the fields.
+
+    Making one costs nothing; the first call loads the model, and all chat models with the same model, engine and
+    engine options share it. Every setting of sampling and reasoning may also be given per call, or bound; a call wins
+    over the constructor, and that over the family's default. Unknown settings raise.
+
+    Instantiate, with image input:
         ```python
         llm = ChatGLM4V(model="tiny")
-        llm.invoke([HumanMessage([image_block("page.png"), {"type": "text", "text": "What is the total?"}])])
+        question = [HumanMessage([image_block("page.png"), {"type": "text", "text": "What is the total?"}])]
+        ```
+
+    Invoke, stream, async, batch:
+        ```python
+        llm.invoke(question, seed=1).text
+        for chunk in llm.stream(question): ...
+        await llm.ainvoke(question)
+        llm.batch([question, question])  # decoded together
+        ```
+
+    Tool calling and structured output, held to their schemas by a grammar:
+        ```python
+        llm.bind_tools([find_bill], tool_choice="any").invoke(question).tool_calls
+        llm.with_structured_output(Bill).invoke(question)
+        ```
+
+    Token usage and response metadata:
+        ```python
+        answer = llm.invoke(question, reasoning=True)
+        answer.usage_metadata  # with images, cached tokens and reasoning told apart
+        answer.response_metadata["finish_reason"]
+        answer.additional_kwargs["reasoning_content"]
         ```
     """
 
