@@ -67,7 +67,7 @@ def _read_text(text: object, limits: ImageLimits, root: str | os.PathLike[str] |
     return Encoded(_read_path(text, limits, root), text)
 
 
-def check_url(url: str) -> str:
+def check_url(url: str, *, hint: str = "Pass a file by its path or its bytes, not as a URL.") -> str:
     """Return a URL unless it would be read as a path: for fields meant for addresses, which a stranger may have filled.
 
     Remote URLs pass; `Image.load` and `load_pages` refuse them without a fetch policy.
@@ -75,9 +75,7 @@ def check_url(url: str) -> str:
     scheme, separator, _ = url.partition(":")
     if separator and scheme.lower() in ("data", "http", "https"):
         return url
-    raise ImageUrlError(
-        f"The URL must be a data URI, not {url[:60]!r}.", hint="Pass a file by its path or its bytes, not as a URL."
-    )
+    raise ImageUrlError(f"The URL must be a data URI, not {url[:60]!r}.", hint=hint)
 
 
 def _decode_data_uri(rest: str, limits: ImageLimits) -> bytes:

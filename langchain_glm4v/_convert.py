@@ -21,9 +21,10 @@ from glm4v_core import (
     Thinking,
     ToolCall,
     ToolResult,
+    check_url,
     load_pages,
 )
-from glm4v_core.errors import ImageUrlError, MessageError, UnsupportedError
+from glm4v_core.errors import MessageError, UnsupportedError
 
 _ROLES: Mapping[str, Role] = {"system": "system", "user": "user", "human": "user", "assistant": "assistant"}
 _REFUSED = ("video", "video_url", "audio", "input_audio")
@@ -173,13 +174,7 @@ def _from_url(url: str, max_image_tokens: int | None) -> Image:
 
 
 def _checked_url(url: str) -> str:
-    """Let no path through; the gate refuses remote URLs itself."""
-    scheme, separator, _ = url.partition(":")
-    if separator and scheme.lower() in ("data", "http", "https"):
-        return url
-    raise ImageUrlError(
-        f"The URL must be a data URI, not {url[:60]!r}.", hint="Pass a path as image_block(path), or as bytes."
-    )
+    return check_url(url, hint="Pass a path as image_block(path), or as bytes.")
 
 
 def _refuse(block: Mapping[str, Any]) -> Part:

@@ -17,9 +17,8 @@ from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.config import get_config_list
 from pydantic import model_validator
 
-from glm4v_core import Completion, Glm4v, Request
+from glm4v_core import Completion, Glm4v, Request, shared
 from glm4v_core.errors import UnsupportedError
-from langchain_glm4v._loaded import find_or_load
 from langchain_glm4v._results import Chunks, to_message
 from langchain_glm4v._settings import SETTINGS, ChatSettings
 from langchain_glm4v._structured import Method, options_of, parser_of, with_parser
@@ -209,7 +208,7 @@ class ChatGLM4V(ChatSettings):
     ) -> ChatResult:
         with host_errors():
             model, request = self._prepare(messages, stop, kwargs)
-            return _to_result(model.generate_many(_repeated(request, self._set(kwargs).n)))
+            return _to_result(model.generate_many(_repeated(request, kwargs.get("n", self.n))))
 
     async def _agenerate(
         self,
@@ -220,7 +219,7 @@ class ChatGLM4V(ChatSettings):
     ) -> ChatResult:
         with host_errors():
             model, request = await asyncio.to_thread(self._prepare, messages, stop, kwargs)
-            return _to_result(await model.agenerate_many(_repeated(request, self._set(kwargs).n)))
+            return _to_result(await model.agenerate_many(_repeated(request, kwargs.get("n", self.n))))
 
     def _stream(
         self,
@@ -270,7 +269,7 @@ class ChatGLM4V(ChatSettings):
             raise UnsupportedError(
                 f"model={model!r} cannot be had from a model that was passed in.", hint="Make a ChatGLM4V of that name."
             )
-        return find_or_load(replace(self._source, model=model))
+        return shared.find_or_load(replace(self._source, model=model))
 
 
 def _repeated(request: Request, n: int) -> list[Request]:

@@ -103,7 +103,6 @@ def document_graph(
     tolerant = read.with_fallbacks([failed], exceptions_to_handle=(Glm4vError,), exception_key="error")
     # A copy, since the fallback writes the error into its input, which is part of the state.
     node: Runnable[PageTask, dict[str, Any]] = RunnableLambda(_copy) | tolerant
-
     builder = StateGraph(DocumentState, input_schema=DocumentInput)
     builder.add_node(FIND_PAGES, partial(_find_pages, options))
     builder.add_node(READ_PAGE, node, input_schema=PageTask, retry_policy=retry)

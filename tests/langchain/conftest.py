@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import io
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import PIL.Image
 import pytest
 from langchain_core.messages import AIMessage, BaseMessageChunk
 
@@ -29,25 +26,6 @@ def scripted() -> Callable[..., Scripted]:
         return ChatGLM4V(glm4v=Glm4v.from_engine(engine), **settings), engine
 
     return make
-
-
-@pytest.fixture
-def picture() -> PIL.Image.Image:
-    """A small picture in which no two pixels are alike, so that any loss changes its hash."""
-    pixels = bytes(value for index in range(40 * 30) for value in (index % 251, index // 251, 7))
-    return PIL.Image.frombytes("RGB", (40, 30), pixels)
-
-
-@pytest.fixture
-def png(picture: PIL.Image.Image) -> bytes:
-    file = io.BytesIO()
-    picture.save(file, "PNG")
-    return file.getvalue()
-
-
-@pytest.fixture
-def png_base64(png: bytes) -> str:
-    return base64.b64encode(png).decode()
 
 
 async def ask(llm: ChatGLM4V, way: str, *args: Any, **options: Any) -> AIMessage:

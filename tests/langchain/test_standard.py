@@ -124,6 +124,7 @@ class TestTiny(Integration):
         return {"model": "tiny", "engine": "transformers"}
 
     @pytest.mark.xfail(reason="Decides to call a tool only where the request names it.")
+    @pytest.mark.parametrize("model", [{}, {"output_version": "v1"}], indirect=True)
     def test_agent_loop(self, model: BaseChatModel) -> None:
         super().test_agent_loop(model)
 
