@@ -12,12 +12,21 @@ from glm4v_core.image_source import check_url
 from glm4v_core.images import Image, ImageSource, Provenance
 from glm4v_core.model import Glm4v
 from glm4v_core.ordered import in_order
-from glm4v_core.page_files import find_files
+from glm4v_core.page_files import Paths, find_files, find_scans
 from glm4v_core.pages import FailedPage, Page, PageOptions, count_pages, load_page, load_pages
+from glm4v_core.reading import (
+    OnError,
+    PageText,
+    UnreadPage,
+    answer_facts,
+    check_on_error,
+    open_pages,
+    read_texts,
+)
 from glm4v_core.schemas import closed_schema
-from glm4v_core.settings import SAMPLING_SETTINGS, ModelSettings
+from glm4v_core.settings import SAMPLING_SETTINGS, ModelSettings, call_settings
 from glm4v_core.task_prompts import Language
-from glm4v_core.tasks import Step
+from glm4v_core.tasks import Answering, Step
 from glm4v_core.types import (
     Box,
     Choices,
@@ -58,6 +67,7 @@ from glm4v_core.workflow import (
 __all__ = [
     "FAMILIES",
     "SAMPLING_SETTINGS",
+    "Answering",
     "Box",
     "Choices",
     "Completion",
@@ -80,12 +90,15 @@ __all__ = [
     "Language",
     "Message",
     "ModelSettings",
+    "OnError",
     "Outcome",
     "Page",
     "PageFailure",
     "PageInfo",
     "PageOptions",
+    "PageText",
     "Part",
+    "Paths",
     "Piece",
     "Provenance",
     "Regex",
@@ -104,19 +117,26 @@ __all__ = [
     "ToolCall",
     "ToolChoice",
     "ToolResult",
+    "UnreadPage",
     "Usage",
     "Video",
     "Workflow",
+    "answer_facts",
+    "call_settings",
+    "check_on_error",
     "check_url",
     "closed_schema",
     "count_pages",
     "document_workflow",
     "errors",
     "find_files",
+    "find_scans",
     "in_order",
     "load_page",
     "load_pages",
+    "open_pages",
     "pull",
+    "read_texts",
     "shared",
     "tasks",
 ]

@@ -213,3 +213,13 @@ class TruncatedOutputError(OutputError):
 class InvalidOutputError(OutputError):
     code = "output_invalid"
     hint = "Use a constraint, so that the answer cannot be malformed."
+
+
+def is_transient(error: BaseException) -> bool:
+    """Tell whether the same request may succeed later: the engine failed at it and lives on."""
+    return isinstance(error, EngineError) and not isinstance(error, (EngineClosedError, EngineDeadError))
+
+
+def is_of_one_page(error: BaseException) -> bool:
+    """Tell a failure that leaves the other pages alone from one that they would all meet, such as a wrong setting."""
+    return isinstance(error, (InputError, OutputError)) or is_transient(error)

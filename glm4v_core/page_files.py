@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +15,11 @@ from glm4v_core.pages import FailedPage, Page, PageOptions, load_pages
 from glm4v_core.workflow import Failure, PageFailure, PageInfo
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".pdf"})
+Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
+_NAMED = 5
+"""Files that a warning lists by name."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +69,15 @@ def find_files(paths: Sequence[Path]) -> Found:
         for file in sorted([*_walk(path, closed), *closed], key=_natural):
             (files if file in closed or file.suffix.lower() in SUFFIXES else skipped).append(file)
     return Found(tuple(files), tuple(skipped))
+
+
+def find_scans(paths: Paths) -> tuple[Path, ...]:
+    """List files as they are, and pictures and PDFs in folders; a warning in the log names what else these hold."""
+    found = find_files([Path(path) for path in ([paths] if isinstance(paths, (str, os.PathLike)) else paths)])
+    if found.skipped:
+        names = ", ".join(map(str, found.skipped[:_NAMED])) + (", ..." if len(found.skipped) > _NAMED else "")
+        _log.warning("%d files are neither pictures nor PDF and are not read: %s", len(found.skipped), names)
+    return found.files
 
 
 def read_pages(files: Sequence[Path], options: PageOptions) -> Iterator[Page | PageFailure]:

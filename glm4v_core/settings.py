@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping
+from dataclasses import asdict
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
@@ -12,11 +13,22 @@ from glm4v_core.engines.loading import ENGINE_VARIABLE, MODEL_VARIABLE
 from glm4v_core.errors import ConfigError, UnknownOptionError, UnsupportedError
 from glm4v_core.model import Glm4v
 from glm4v_core.shared import Source, close, find_or_load
-from glm4v_core.types import Constraint, Sampling
+from glm4v_core.types import Constraint, Request, Sampling
 
 _DRAWN = ("temperature", "top_p", "top_k", "repetition_penalty", "max_tokens", "seed")
 SAMPLING_SETTINGS = (*_DRAWN, "stop", "logprobs", "top_logprobs", "constraint", "timeout")
 """Fields of `ModelSettings` that a call may set too."""
+
+
+def call_settings(request: Request) -> dict[str, Any]:
+    """Write what a request sets as options of a call; what it leaves open is the model object's to say.
+
+    Thinking is not among them: each host has a name of its own for it.
+    """
+    options = asdict(request.sampling) | {"constraint": request.constraint, "timeout": request.timeout}
+    if (alternatives := options.pop("logprobs")) is not None:
+        options |= {"logprobs": True, "top_logprobs": alternatives}
+    return {name: value for name, value in options.items() if value is not None and value != ()}
 
 
 class ModelSettings(BaseModel):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+from typing import Any, Generic, Protocol, TypeVar, overload
 
 from pydantic import BaseModel, ValidationError
 
@@ -16,15 +16,18 @@ from glm4v_core.images import Image
 from glm4v_core.task_prompts import DOCUMENT, PROMPTS, Language
 from glm4v_core.types import Choices, Completion, Constraint, FinishReason, JsonSchema, Message, Request, Sampling
 
-if TYPE_CHECKING:
-    from glm4v_core.model import Glm4v
-
 T = TypeVar("T")
 Model = TypeVar("Model", bound=BaseModel)
 Schema = Mapping[str, Any]
 
 INCOMPLETE: frozenset[FinishReason] = frozenset({"length", "length_in_thinking", "repetition", "cancelled"})
 """How an answer ends that is not whole."""
+
+
+class Answering(Protocol):
+    """What steps are asked of: a `Glm4v`, or what an adapter puts around one."""
+
+    async def agenerate(self, request: Request) -> Completion: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +51,7 @@ class Step(Generic[T]):
         message = Message.user(source, self.prompt) if isinstance(source, Image) else _about_text(source, self.prompt)
         return Request((message,), sampling=self.sampling, thinking=self.thinking, constraint=self.constraint)
 
-    async def arun(self, model: Glm4v, source: Image | str) -> tuple[T, Completion]:
+    async def arun(self, model: Answering, source: Image | str) -> tuple[T, Completion]:
         """Ask the model; the completion tells how the value came about."""
         completion = await model.agenerate(self.request(source))
         return self.read(completion), completion

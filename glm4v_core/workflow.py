@@ -5,19 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Coroutine, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from glm4v_core.engines.loop import iterate
-from glm4v_core.errors import EngineClosedError, EngineDeadError, Glm4vError
+from glm4v_core.errors import Glm4vError, is_of_one_page
 from glm4v_core.families import Family
 from glm4v_core.ordered import IN_FLIGHT, in_order
 from glm4v_core.pages import Page
 from glm4v_core.task_prompts import Language
-from glm4v_core.tasks import INCOMPLETE, Step, classify, ocr, summarize
+from glm4v_core.tasks import INCOMPLETE, Answering, Step, classify, ocr, summarize
 from glm4v_core.types import Completion, FinishReason, Timings, Usage
-
-if TYPE_CHECKING:
-    from glm4v_core.model import Glm4v
 
 R = TypeVar("R")
 
@@ -140,7 +137,7 @@ class Workflow:
 
     steps: Mapping[Column, Step[Any]]
 
-    async def arun(self, model: Glm4v, page: Page) -> DocumentResult:
+    async def arun(self, model: Answering, page: Page) -> DocumentResult:
         """Ask all steps about one page.
 
         Raises:
@@ -151,11 +148,11 @@ class Workflow:
             raise error
         return result
 
-    async def atry(self, model: Glm4v, page: Page | PageFailure) -> Outcome:
+    async def atry(self, model: Answering, page: Page | PageFailure) -> Outcome:
         """Give this page's failure back instead of raising it, with what other steps found; earlier ones pass through.
 
         Raises:
-            EngineError: the engine is closed or dead, so that no other page can go on either.
+            Glm4vError: all pages would meet it: the engine is closed or dead, or a setting is wrong.
         """
         if isinstance(page, PageFailure):
             return page
@@ -165,7 +162,7 @@ class Workflow:
         return PageFailure(result.page, Failure.of(error), result if result.steps else None)
 
     def astream(
-        self, model: Glm4v, pages: Iterable[Page | PageFailure], *, concurrency: int = IN_FLIGHT
+        self, model: Answering, pages: Iterable[Page | PageFailure], *, concurrency: int = IN_FLIGHT
     ) -> AsyncGenerator[Outcome]:
         """Run over many pages; they are drawn as there is room, never held all at once."""
 
@@ -175,12 +172,12 @@ class Workflow:
         return in_order(pages, work, concurrency)
 
     def stream(
-        self, model: Glm4v, pages: Iterable[Page | PageFailure], *, concurrency: int = IN_FLIGHT
+        self, model: Answering, pages: Iterable[Page | PageFailure], *, concurrency: int = IN_FLIGHT
     ) -> Generator[Outcome]:
         """Do as `astream` does, without an event loop."""
         return iterate(self.astream(model, pages, concurrency=concurrency))
 
-    async def _ask(self, model: Glm4v, page: Page) -> tuple[DocumentResult, Glm4vError | None]:
+    async def _ask(self, model: Answering, page: Page) -> tuple[DocumentResult, Glm4vError | None]:
         """Gather what the steps found, with the error of the first that failed; without the first none is asked."""
         first, *others = self.steps.values()
         attempts = [await _attempt(first, model, page)]
@@ -203,13 +200,13 @@ def document_workflow(
     return Workflow(steps | {"label": classify(labels, language)} if labels else steps)
 
 
-async def _attempt(step: Step[Any], model: Glm4v, page: Page) -> tuple[Any, Completion] | Glm4vError:
+async def _attempt(step: Step[Any], model: Answering, page: Page) -> tuple[Any, Completion] | Glm4vError:
     """Let the other steps on the page go on after an error that concerns this one alone."""
     try:
         return await step.arun(model, page.image)
-    except (EngineClosedError, EngineDeadError):
-        raise
     except Glm4vError as error:
+        if not is_of_one_page(error):
+            raise
         return error
 
 

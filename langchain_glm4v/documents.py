@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
-from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterable, Iterator
 from contextlib import aclosing
-from dataclasses import dataclass
-from typing import Any, Literal, Unpack
+from typing import Any, Unpack
 
 from langchain_core.document_loaders import BaseBlobParser, BaseLoader, Blob
 from langchain_core.documents import Document
@@ -19,29 +17,29 @@ from langchain_core.runnables.base import RunnableBindingBase
 
 from glm4v_core import (
     Family,
-    Glm4vError,
     ImageSource,
     Language,
+    OnError,
     Page,
-    PageInfo,
     PageOptions,
+    PageText,
+    Paths,
     Step,
-    in_order,
+    answer_facts,
+    check_on_error,
+    find_scans,
     load_pages,
+    open_pages,
     pull,
+    read_texts,
     tasks,
 )
-from glm4v_core.errors import ConfigError, InputError
-from langchain_glm4v._failures import is_of_one_page
-from langchain_glm4v._files import Paths, find_scans
+from glm4v_core.errors import ConfigError
 from langchain_glm4v.chat_model import ChatGLM4V
-from langchain_glm4v.workflows import State, StepAnswer, ask_step
+from langchain_glm4v.workflows import StepAnswer, ask_step
 
-OnError = Literal["raise", "skip", "record"]
 IN_FLIGHT = 16
 """Pages in work together."""
-
-_log = logging.getLogger(__name__)
 
 
 class ParserOptions(PageOptions, total=False):
@@ -92,8 +90,7 @@ class GLM4VBlobParser(BaseBlobParser):
         """
         if step is not None and language is not None:
             raise ConfigError("A step brings its own prompt.", hint="Pass step or language.")
-        if errors not in ("raise", "skip", "record"):
-            raise ConfigError(f"errors is {errors!r}; it must be 'raise', 'skip' or 'record'.")
+        check_on_error(errors)
         load_pages(b"", **options)  # checks the options, and reads nothing
         self._llm = llm
         self._step = step
@@ -118,51 +115,19 @@ class GLM4VBlobParser(BaseBlobParser):
         """Do as `lazy_parse_all` does."""
         ask = ask_step(self._llm, await asyncio.to_thread(self._choose_step))
 
-        async def work(item: tuple[Blob, Page | _Unread]) -> Document | None:
-            return await self._read(ask, *item)
+        async def read(page: Page) -> tuple[str, dict[str, Any]]:
+            answer: StepAnswer[str] = await ask.ainvoke({"page": page})
+            return answer.value, answer_facts(answer.completion)
 
-        pages = ((blob, page) for blob in blobs for page in self._pages(blob))
-        async with aclosing(in_order(pages, work, self._concurrency)) as documents:
-            async for document in documents:
-                if document is not None:
-                    yield document
+        pages = ((blob, page) for blob in blobs for page in open_pages(_source(blob), _name(blob), self._options))
+        texts = read_texts(pages, read, errors=self._errors, concurrency=self._concurrency)
+        async with aclosing(texts):
+            async for text in texts:
+                yield _document(text)
 
     def _choose_step(self) -> Step[str]:
         """Find the family out, which may load the model."""
         return self._step or tasks.ocr(self._language, family=_family(self._llm))
-
-    def _pages(self, blob: Blob) -> Iterator[Page | _Unread]:
-        try:
-            for page in load_pages(_source(blob), errors="yield", **self._options):
-                if isinstance(page, Page):
-                    yield page
-                else:
-                    yield _Unread(PageInfo(page.source, page.number, page.count), page.error)
-        except InputError as error:
-            yield _Unread(PageInfo(""), error)
-
-    async def _read(self, ask: Runnable[State, StepAnswer[str]], blob: Blob, page: Page | _Unread) -> Document | None:
-        if isinstance(page, _Unread):
-            return self._settle(blob, page.info, page.error)
-        info = PageInfo.of(page)
-        try:
-            answer = await ask.ainvoke({"page": page})
-        except Glm4vError as error:
-            return self._settle(blob, info, error)
-        done = answer.completion
-        return _document(answer.value, blob, info, {"model": done.model, "finish_reason": done.finish})
-
-    def _settle(self, blob: Blob, info: PageInfo, error: Glm4vError) -> Document | None:
-        """Do with a failed page what the policy says."""
-        place = f"page {info.number} of {_name(blob)}" if info.number else _name(blob)
-        if self._errors == "raise" or not is_of_one_page(error):
-            error.add_note(f"This happened at {place}.")
-            raise error
-        if self._errors == "record":
-            details = {"error_code": error.code, "error_message": error.message, "error_hint": error.hint}
-            return _document("", blob, info, details)
-        _log.warning("Skipped %s: %s", place, error)
-        return None
 
 
 class ScannedDocumentLoader(BaseLoader):
@@ -205,14 +170,6 @@ class ScannedDocumentLoader(BaseLoader):
         yield from map(Blob.from_path, find_scans(self._paths))
 
 
-@dataclass(frozen=True, slots=True)
-class _Unread:
-    """A page, or with number 0 a whole document, that could not be opened."""
-
-    info: PageInfo
-    error: Glm4vError
-
-
 def _source(blob: Blob) -> ImageSource:
     """Leave a file to the gate, which caps it before it is read."""
     return blob.path if blob.data is None and blob.path is not None else blob.as_bytes()
@@ -222,16 +179,11 @@ def _name(blob: Blob) -> str:
     return blob.source or "bytes"
 
 
-def _document(text: str, blob: Blob, info: PageInfo, outcome: Mapping[str, Any]) -> Document:
-    facts: dict[str, Any] = {"source": _name(blob)}
-    if info.number:
-        facts |= {"page": info.number - 1, "total_pages": info.count}
-    if info.sha256:
-        width, height = info.size
-        facts |= {"sha256": info.sha256, "format": info.format, "width": width, "height": height}
-    if info.notes:
-        facts["notes"] = "; ".join(info.notes)
-    return Document(page_content=text, metadata={**blob.metadata, **facts, **outcome})
+def _document(read: PageText[Blob]) -> Document:
+    page = read.page
+    place = {"page": page.number - 1, "total_pages": page.count} if page.number else {}
+    metadata = {**read.origin.metadata, "source": page.source, **place, **read.facts}
+    return Document(page_content=read.text, metadata=metadata)
 
 
 def _family(llm: Runnable[LanguageModelInput, AIMessage]) -> Family | None:

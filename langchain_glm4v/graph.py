@@ -28,12 +28,11 @@ from glm4v_core import (
     PageInfo,
     PageOptions,
     count_pages,
+    find_scans,
     load_page,
     load_pages,
 )
-from glm4v_core.errors import InputError
-from langchain_glm4v._failures import is_of_one_page, is_transient
-from langchain_glm4v._files import find_scans
+from glm4v_core.errors import InputError, is_of_one_page, is_transient
 from langchain_glm4v.workflows import IN_FLIGHT
 
 FIND_PAGES, READ_PAGE = "find_pages", "read_page"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, TypeVar
 
@@ -22,6 +22,7 @@ from glm4v_core import (
     Part,
     Step,
     Text,
+    call_settings,
     tasks,
 )
 from glm4v_core.errors import MessageError
@@ -124,11 +125,8 @@ def _block(part: Part) -> dict[str, Any]:
 
 
 def _call_options(step: Step[Any]) -> dict[str, Any]:
-    options = asdict(step.sampling) | {"constraint": step.constraint, "reasoning": step.thinking}
-    if (alternatives := options.pop("logprobs")) is not None:
-        options |= {"logprobs": True, "top_logprobs": alternatives}
-    # What a step leaves open is the chat model's to say.
-    return {name: value for name, value in options.items() if value is not None and value != ()}
+    options = call_settings(step.request(""))
+    return options if step.thinking is None else options | {"reasoning": step.thinking}
 
 
 def _read(step: Step[T], message: AIMessage) -> StepAnswer[T]:
