@@ -78,6 +78,7 @@ class Trainer:
         self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self.tokenizer.save(str(self.folder / "tokenizer.json"))
         self.trainee.network.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
+        self.trainee.take_positions()
         self.level.value = 1.0
         self.trainee.head_is_new = True
 
@@ -149,6 +150,7 @@ class Trainer:
     def export(self, folder: Path, scores: list[Path], remark: str = "") -> None:
         """Write the checkpoint folder with its card."""
         network = self.trainee.network
+        self.trainee.give_positions()
         export(network, self.tokenizer, folder)
         parameters = sum(parameter.numel() for parameter in network.parameters())
         run = Run(self.seed, self.step, self.elapsed / 60, remark)
@@ -171,14 +173,16 @@ class Trainer:
 
 def make_optimizers(trainee: Trainee) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside layers, AdamW for the rest (embeddings, norms, biases, convolutions, the auxiliary head)."""
-    matrices, others = [], []
+    matrices, places, others = [], [], []
     for name, parameter in trainee.named_parameters():
         if not parameter.requires_grad:
             continue
         inside = parameter.ndim == 2 and ("layers." in name or "blocks." in name or "merger." in name)
-        (matrices if inside else others).append(parameter)
+        kind = matrices if inside else places if "page_positions." in name else others
+        kind.append(parameter)
     muon = torch.optim.Muon([{"params": matrices, "scale": 2.0}], weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
-    adam = torch.optim.AdamW([{"params": others, "scale": 1.0}], betas=(0.9, 0.98), weight_decay=0.0)
+    groups = [{"params": others, "scale": 1.0}, {"params": places, "scale": 4.0}]
+    adam = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.0)
     return [muon, adam]
 
 

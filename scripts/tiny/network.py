@@ -10,6 +10,7 @@ import torch.nn.functional as functional
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import Glm4vConfig, Glm4vForConditionalGeneration
+from transformers.models.glm4v.configuration_glm4v import Glm4vVisionConfig
 from transformers.models.glm4v.modeling_glm4v import apply_rotary_pos_emb, apply_rotary_pos_emb_vision
 from transformers.vision_utils import get_vision_attention_seqlens, get_vision_position_ids
 
@@ -96,6 +97,50 @@ class Losses:
         return sum((part for part in (self.text, self.cell) if part is not None), torch.zeros(()))
 
 
+class PagePositions(nn.Module):
+    """Learned places on a page: the network's table of 32 x 32 places, kept as a sum of rows and columns.
+
+    The family stretches its table over the page by bicubic interpolation of every patch, which costs more than a block.
+    The sum of a row and a column may be stretched along each side alone. Reading needs the places: rotary positions tell
+    how far apart two patches stand, but only a learned row tells apart two lines with the same words.
+    """
+
+    def __init__(self, config: Glm4vVisionConfig) -> None:
+        super().__init__()
+        self.side = config.image_size // config.patch_size
+        self.rows = nn.Parameter(torch.zeros(self.side, config.hidden_size))
+        self.columns = nn.Parameter(torch.zeros(self.side, config.hidden_size))
+
+    def forward(self, grids: Tensor) -> Tensor:
+        """Give the places of all patches, cell by cell of 2 x 2, [patches, hidden]."""
+        places = []
+        for _, height, width in grids.tolist():
+            rows = _stretched(self.side, height) @ self.rows
+            columns = _stretched(self.side, width) @ self.columns
+            place = (rows[:, None] + columns).view(height // 2, 2, width // 2, 2, -1)
+            places.append(place.transpose(1, 2).flatten(0, 3))
+        return torch.cat(places)
+
+    @torch.no_grad()
+    def take(self, table: Tensor) -> None:
+        square = table.float().view(self.side, self.side, -1)
+        self.rows.copy_(square.mean(1))
+        self.columns.copy_(square.mean(0) - square.mean((0, 1)))
+
+    @torch.no_grad()
+    def give(self, table: Tensor) -> None:
+        table.copy_((self.rows[:, None] + self.columns).flatten(0, 1))
+
+
+@functools.lru_cache(256)
+def _stretched(side: int, length: int) -> Tensor:
+    """The weights of bicubic interpolation from `side` places to `length`, [length, side]."""
+    places = (torch.arange(length) + 0.5) / length * 2 - 1
+    grid = torch.stack((torch.zeros(length), places), -1)[None, :, None]
+    each = torch.eye(side)[None, :, :, None]
+    return functional.grid_sample(each, grid, mode="bicubic", align_corners=False, padding_mode="border")[0, :, :, 0].T
+
+
 class Trainee(nn.Module):
     """The model with the auxiliary head that names the characters of each cell; the head is dropped after training."""
 
@@ -105,9 +150,17 @@ class Trainee(nn.Module):
         self.cell_head = nn.Linear(config.vision_config.out_hidden_size, CELL_SLOTS * CLASSES)
         self.head_is_new = False
         """Whether the auxiliary head must first learn what trained weights see, without pulling at them."""
-        # Rotary positions are enough for pages of 448 px, and interpolating learned ones costs more than a block.
         nn.init.zeros_(self.network.model.visual.embeddings.position_embedding.weight).requires_grad_(False)
+        self.page_positions = PagePositions(config.vision_config)
         start(self.network)
+
+    def take_positions(self) -> None:
+        """Take the learned positions from the network's own table, as after loading exported weights."""
+        self.page_positions.take(self.network.model.visual.embeddings.position_embedding.weight)
+
+    def give_positions(self) -> None:
+        """Write the learned positions into the network's own table, as before an export."""
+        self.page_positions.give(self.network.model.visual.embeddings.position_embedding.weight)
 
     def forward(self, batch: Batch) -> Losses:
         losses = Losses()
@@ -149,7 +202,7 @@ class Trainee(nn.Module):
         grey = (kernel / std[:, None, None]).sum(1).flatten(1)
         bias = visual.patch_embed.proj.bias - (kernel * (mean / std)[:, None, None]).sum((1, 2, 3))
         hidden = functional.linear(batch.patches.float() / 255, grey, bias)
-        hidden = visual.post_conv_layernorm(hidden)
+        hidden = visual.post_conv_layernorm(hidden) + self.page_positions(batch.grids)
         cos, sin = visual.rotary_pos_emb(hidden, get_vision_position_ids(batch.grids, 2))
         borders, _ = get_vision_attention_seqlens(batch.grids, visual.config)
         lengths = (borders[1:] - borders[:-1]).tolist()

@@ -24,9 +24,10 @@ from tiny.tokenizer import PHRASES
 from tiny.wordings import Language
 from tiny.words import TRAIN, coin, han, jumble
 
-CELL_SLOTS = 8
-"""What the auxiliary head names per visual token: six characters (at most three across, two down), and what follows the
-last one on each of the two lines. The latter puts into every visual token the step that reading takes from it."""
+CELL_SLOTS = 9
+"""What the auxiliary head names per visual token: six characters (at most three across, two down), what follows the last
+one on each of the two lines, and the number of the upper line. The former puts into every visual token the step that
+reading takes from it, the latter tells it from a token with the same characters on another line."""
 NAMED = 6
 PRINTABLE = "".join(chr(code) for code in range(33, 127))
 CLASSES = len(PRINTABLE) + 2
@@ -357,6 +358,7 @@ def cells(glyphs: Sequence[Glyph], shape: tuple[int, ...]) -> np.ndarray:
         lines = sorted({glyph.line for glyph in found})[:2]
         for slot, line in enumerate(lines, NAMED):
             named[cell, slot] = _class([glyph for glyph in found if glyph.line == line][-1].after)
+        named[cell, -1] = lines[0] + 1
     return named
 
 

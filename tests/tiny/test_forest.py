@@ -25,7 +25,11 @@ Sequence = tuple[int, int, list[int]]
 @pytest.fixture(scope="module")
 def trainee(tokenizer: Tokenizer) -> Trainee:
     torch.manual_seed(3)
-    return Trainee(build_config(tokenizer)).eval()
+    made = Trainee(build_config(tokenizer)).eval()
+    for places in made.page_positions.parameters():
+        torch.nn.init.normal_(places, std=0.5)
+    made.give_positions()
+    return made
 
 
 def compose(tokenizer: Tokenizer, kind: str, seed: int, branches: int) -> Row:
@@ -113,6 +117,15 @@ def test_grey_patches_give_the_visual_tokens_of_an_rgb_page(trainee: Trainee, ro
     pictures = Glm46VImageProcessorPil(size=PIXELS)(images, return_tensors="pt")
     seen = trainee.network.model.visual(pictures["pixel_values"], pictures["image_grid_thw"]).pooler_output
     torch.testing.assert_close(trainee.see(collate([row])), seen, **TOLERANCE)
+
+
+@torch.no_grad()
+def test_learned_places_come_back_from_the_table(trainee: Trainee) -> None:
+    table = trainee.network.model.visual.embeddings.position_embedding.weight
+    before = table.clone()
+    trainee.take_positions()
+    trainee.give_positions()
+    torch.testing.assert_close(table, before, **TOLERANCE)
 
 
 def test_looking_only_costs_no_text(trainee: Trainee, tokenizer: Tokenizer) -> None:

@@ -96,22 +96,23 @@ def test_one_line_is_named_cell_by_cell() -> None:
     after[-1] = 0
     assert [cell[NAMED] for cell in line] == after
     assert not any(cell[NAMED + 1] for cell in line)
+    assert {cell[-1] for cell in line} == {1}
 
 
-def test_cells_name_two_lines_in_reading_order_and_what_follows_on_each() -> None:
+def test_cells_name_two_lines_in_reading_order_what_follows_on_each_and_the_upper_one() -> None:
     glyphs = [Glyph("a", 5, 7, 0, "b"), Glyph("b", 20, 7, 0, "c"), Glyph("c", 33, 7, 0, "")]
     glyphs += [Glyph("x", 5, 20, 1, " "), Glyph("y", 33, 20, 1, ""), Glyph("!", 60, 5, 1, "")]
     named = cells(glyphs, (28, 56))
     codes = {character: PRINTABLE.index(character) + 1 for character in "abcxy"}
     assert named.tolist() == [
-        [codes["a"], codes["b"], codes["x"], 0, 0, 0, codes["c"], SPACE],
-        [codes["c"], codes["y"], 0, 0, 0, 0, 0, 0],
+        [codes["a"], codes["b"], codes["x"], 0, 0, 0, codes["c"], SPACE, 1],
+        [codes["c"], codes["y"], 0, 0, 0, 0, 0, 0, 1],
     ]
 
 
 def test_a_cell_names_no_more_than_its_slots() -> None:
     glyphs = [Glyph("z", 1 + 3 * i, 9, 0, "z") for i in range(9)]
-    assert cells(glyphs, (28, 28)).tolist() == [[PRINTABLE.index("z") + 1] * 7 + [0]]
+    assert cells(glyphs, (28, 28)).tolist() == [[PRINTABLE.index("z") + 1] * 7 + [0, 1]]
 
 
 @given(st.integers(28, LARGEST), st.integers(28, LARGEST))

@@ -47,7 +47,7 @@ def test_stopping_and_going_on_changes_nothing(tmp_path: Path, batches: list[Bat
     assert (other.step, other.level.value, other.right) == (kept.step, kept.level.value, kept.right)
 
 
-def test_a_step_learns_everything_but_the_unused_positions(trainer: Trainer, batches: list[Batch]) -> None:
+def test_a_step_learns_everything_but_the_table_that_an_export_fills(trainer: Trainer, batches: list[Batch]) -> None:
     before = {name: weight.clone() for name, weight in trainer.trainee.named_parameters()}
     trainer.step = WARMUP_STEPS
     trainer.take_step(batches[1])
