@@ -15,6 +15,7 @@ from glm4v_core.ordered import in_order
 from glm4v_core.page_files import Paths, find_files, find_scans
 from glm4v_core.pages import FailedPage, Page, PageOptions, count_pages, load_page, load_pages
 from glm4v_core.reading import (
+    Facts,
     OnError,
     PageText,
     UnreadPage,
@@ -77,6 +78,7 @@ __all__ = [
     "DocumentResult",
     "Engine",
     "EngineInfo",
+    "Facts",
     "FailedPage",
     "Failure",
     "Family",

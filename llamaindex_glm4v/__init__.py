@@ -1,8 +1,18 @@
 """GLM-V models on your own machine, for LlamaIndex."""
 
+from llamaindex_glm4v.documents import GLM4VReader
 from llamaindex_glm4v.errors import ToolCallError
 from llamaindex_glm4v.llm import GLM4VMultiModal
+from llamaindex_glm4v.transforms import GLM4VOCRTransform
+from llamaindex_glm4v.workflows import DocumentWorkflow
 
 GLM4V = GLM4VMultiModal
 
-__all__ = ["GLM4V", "GLM4VMultiModal", "ToolCallError"]
+__all__ = [
+    "GLM4V",
+    "DocumentWorkflow",
+    "GLM4VMultiModal",
+    "GLM4VOCRTransform",
+    "GLM4VReader",
+    "ToolCallError",
+]

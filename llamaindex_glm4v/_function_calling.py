@@ -22,7 +22,7 @@ from llama_index.core.llms.llm import ToolSelection
 from llama_index.core.tools import BaseTool
 from pydantic import model_validator
 
-from glm4v_core import SAMPLING_SETTINGS, Completion, Glm4v, Message, ModelSettings, Request
+from glm4v_core import SAMPLING_SETTINGS, Completion, Family, Glm4v, Message, ModelSettings, Request
 from llamaindex_glm4v._convert import ImageLike, to_call, to_messages, to_question, to_tool_choice, to_tools
 from llamaindex_glm4v._results import Responses, to_chat_response, to_completion_response
 from llamaindex_glm4v._structured import StructuredLLM
@@ -80,6 +80,11 @@ class FunctionCallingGLM4V(ModelSettings, StructuredLLM):
             model_name=self.model,
             num_input_files=info.family.limits.max_images,
         )
+
+    @property
+    def family(self) -> Family:
+        """The model's generation; it is loaded if need be."""
+        return self._loaded().info.family
 
     def to_payload(self) -> dict[str, Any]:
         """Describe this LLM to observers; loads nothing."""

@@ -19,7 +19,7 @@ from llama_index.core.base.llms.types import (
     ToolCallBlock,
 )
 
-from glm4v_core import Completion, Delta, TokenLogprob, ToolCall, Usage
+from glm4v_core import Completion, Delta, Timings, TokenLogprob, ToolCall, Usage
 
 _log = logging.getLogger(__name__)
 
@@ -77,6 +77,19 @@ def to_completion_response(response: ChatResponse) -> CompletionResponse:
     )
 
 
+def to_completion(response: CompletionResponse) -> Completion:
+    """Read a whole answer back, so that a step of the core can judge it."""
+    raw: Mapping[str, Any] = response.raw or {}
+    return Completion(
+        text=response.text,
+        thinking=response.additional_kwargs.get("thinking", ""),
+        finish=raw["finish_reason"],
+        usage=_read_usage(raw["usage"]),
+        timings=Timings(**raw["timings"]),
+        model=raw["model"],
+    )
+
+
 def to_usage(usage: Usage) -> dict[str, Any]:
     """Count tokens under OpenAI's names, which LlamaIndex reads."""
     return {
@@ -86,6 +99,17 @@ def to_usage(usage: Usage) -> dict[str, Any]:
         "prompt_tokens_details": {"image_tokens": usage.image, "cached_tokens": usage.cached},
         "completion_tokens_details": {"reasoning_tokens": usage.thinking},
     }
+
+
+def _read_usage(usage: Mapping[str, Any]) -> Usage:
+    prompt, completion = usage["prompt_tokens_details"], usage["completion_tokens_details"]
+    return Usage(
+        prompt=usage["prompt_tokens"],
+        image=prompt["image_tokens"],
+        completion=usage["completion_tokens"],
+        thinking=completion["reasoning_tokens"],
+        cached=prompt["cached_tokens"],
+    )
 
 
 def _message(thinking: str, text: str, calls: Iterable[ToolCall], thinking_tokens: int | None = None) -> ChatMessage:

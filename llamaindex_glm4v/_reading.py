@@ -1,0 +1,105 @@
+"""What the reader and the transform have in common: whom they ask what about each page, and what its document keeps."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, Self
+
+from llama_index.core.schema import BaseComponent, BaseNode
+from pydantic import ConfigDict, Field, field_serializer, field_validator, model_validator
+
+from glm4v_core import (
+    Facts,
+    Language,
+    OnError,
+    Page,
+    PageOptions,
+    Step,
+    answer_facts,
+    load_pages,
+    tasks,
+)
+from glm4v_core.errors import ConfigError
+from llamaindex_glm4v._asking import ObservedModel
+from llamaindex_glm4v.llm import GLM4VMultiModal
+
+IN_FLIGHT = 16
+"""Pages in work together."""
+TECHNICAL = (
+    *("source", "file_name", "page", "total_pages", "page_image", "sha256", "format", "width", "height", "notes"),
+    *("model", "finish_reason", "error_code", "error_message", "error_hint"),
+)
+"""Metadata that neither a model nor an embedding is shown; `file_path` and `page_label` are, for citations."""
+
+Read = Callable[[Page], Awaitable[tuple[str, Facts]]]
+
+
+class PageReading(BaseComponent):
+    """The settings of `GLM4VReader` and `GLM4VOCRTransform`."""
+
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+
+    llm: GLM4VMultiModal | None = None
+    """Reads the text of the pages."""
+    prompt: str | None = None
+    """What to ask about a page; None asks for its text, with the prompt on which the model's family was trained where
+    it has one."""
+    language: Language | None = None
+    """Of the built-in prompt, "en" if left out."""
+    errors: OnError = "raise"
+    """What becomes of a page that fails. "raise" ends the run; "skip" leaves the page out, with a warning in the log;
+    "record" gives a document without text, whose metadata has `error_code`, `error_message` and `error_hint`. What all
+    pages would meet raises in any case."""
+    concurrency: int = Field(default=IN_FLIGHT, ge=1)
+    """Pages in work together."""
+    page_options: dict[str, Any] = Field(default_factory=dict)
+    """Of `glm4v_core.load_pages`, such as {"dpi": 300, "max_pages": 50}."""
+
+    @field_validator("llm", mode="before")
+    @classmethod
+    def _rebuild(cls, llm: Any) -> Any:
+        return GLM4VMultiModal.from_dict(llm) if isinstance(llm, dict) else llm
+
+    @field_serializer("page_options")
+    def _without_secrets(self, options: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in options.items() if name not in ("password", "fetch")}
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.prompt is not None and self.language is not None:
+            raise ConfigError("A prompt has its own language.", hint="Pass prompt or language.")
+        try:
+            load_pages(b"", **self.page_options)  # checks the options, and reads nothing
+        except TypeError as error:
+            raise ConfigError(f"page_options: {error}.") from error
+        return self
+
+    def _options(self) -> PageOptions:
+        limit = self.llm.max_image_tokens if self.llm is not None else None
+        options = PageOptions(max_image_tokens=limit)
+        options.update(self.page_options)  # type: ignore[typeddict-item]  # checked when it was set
+        return options
+
+    async def _step(self, llm: GLM4VMultiModal) -> Step[str]:
+        """Choose the question; finding the family out may load the model."""
+        if self.prompt is not None:
+            return tasks.ask(self.prompt)
+        return tasks.ocr(self.language or "en", family=await asyncio.to_thread(lambda: llm.family))
+
+
+def ask_with(llm: GLM4VMultiModal, step: Step[str]) -> Read:
+    """Return what reads a page: its text, and how the answer came about."""
+    model = ObservedModel(llm)
+
+    async def read(page: Page) -> tuple[str, Facts]:
+        text, completion = await step.arun(model, page.image)
+        return text, answer_facts(completion)
+
+    return read
+
+
+def hide(node: BaseNode, keys: Iterable[str] = TECHNICAL) -> None:
+    """Show these metadata neither to models nor to embeddings."""
+    node.excluded_embed_metadata_keys = list(dict.fromkeys([*node.excluded_embed_metadata_keys, *keys]))
+    node.excluded_llm_metadata_keys = list(dict.fromkeys([*node.excluded_llm_metadata_keys, *keys]))

@@ -1,0 +1,142 @@
+"""Reading the text of page images inside an ingestion pipeline."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import uuid
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from typing import Any, Self
+
+from llama_index.core.ingestion import IngestionCache
+from llama_index.core.schema import BaseNode, ImageNode, Node, TextNode, TransformComponent
+from pydantic import Field
+
+from glm4v_core import Facts, ModelSettings, Page, PageText, Step, UnreadPage, load_page, pull, read_texts
+from glm4v_core.errors import InputError
+from llamaindex_glm4v._convert import to_image
+from llamaindex_glm4v._reading import PageReading, Read, ask_with, hide
+from llamaindex_glm4v.llm import GLM4VMultiModal
+
+COLLECTION = "glm4v_pages"
+"""Where in the cache the texts lie."""
+_DECISIVE = {*ModelSettings.model_fields, "thinking", "thinking_budget"} - {"glm4v", "timeout"}
+"""Settings of an LLM on which an answer may depend."""
+
+
+class GLM4VOCRTransform(PageReading, TransformComponent):
+    """Writes the text of page images into their nodes, many pages in flight together; the order stays.
+
+    A node is read if it has no text yet and a picture: its own, or the page of a file that its metadata name as
+    `file_path` and `page`, as those of `GLM4VReader` do. Other nodes pass unchanged. Nodes are copied, never changed.
+
+    Texts are cached page by page, by pixels, question and model, so an equal page is read once, another picture never
+    gets its text, and a failure is never kept. The pipeline's own cache compares neither pixels nor, for a document
+    without text, metadata; it would give one picture the text of another. It is told by `to_dict` that no two calls
+    are equal.
+
+    Use `pipeline.arun`, and no `num_workers`: processes cannot share a model.
+
+    Example:
+        ```python
+        transform = GLM4VOCRTransform(llm=GLM4VMultiModal())
+        pipeline = IngestionPipeline(transformations=[transform, SentenceSplitter()])
+        nodes = await pipeline.arun(documents=GLM4VReader().load_data("scans/"))
+        transform.cache.persist("pages.json")
+        ```
+    """
+
+    llm: GLM4VMultiModal
+    cache: IngestionCache = Field(default_factory=IngestionCache, exclude=True, repr=False)
+    """Keeps texts; `IngestionCache.from_persist_path` brings back those of an earlier process."""
+
+    @classmethod
+    def class_name(cls) -> str:
+        return "GLM4VOCRTransform"
+
+    def to_dict(self, **kwargs: Any) -> dict[str, Any]:
+        """Describe the settings, with a mark that never comes again."""
+        return {**super().to_dict(**kwargs), "call": uuid.uuid4().hex}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], **kwargs: Any) -> Self:
+        """Make one of `to_dict`'s description, with an empty cache."""
+        return super().from_dict({name: value for name, value in data.items() if name != "call"}, **kwargs)
+
+    def __call__(self, nodes: Sequence[BaseNode], **kwargs: Any) -> Sequence[BaseNode]:
+        """Return the nodes with text."""
+        return list(pull(self._read(nodes)))
+
+    async def acall(self, nodes: Sequence[BaseNode], **kwargs: Any) -> Sequence[BaseNode]:
+        """Do as calling does."""
+        return [node async for node in self._read(nodes)]
+
+    async def _read(self, nodes: Sequence[BaseNode]) -> AsyncGenerator[BaseNode, None]:
+        waiting = {index for index, node in enumerate(nodes) if _is_unread_page(node)}
+        done = {index: node for index, node in enumerate(nodes) if index not in waiting}
+        if waiting:
+            pages = ((index, self._page(nodes[index])) for index in sorted(waiting))
+            read = self._remembering(await self._step(self.llm))
+            texts = read_texts(pages, read, errors=self.errors, concurrency=self.concurrency)
+            async with aclosing(texts):
+                async for text in texts:
+                    done[text.origin] = _with_text(nodes[text.origin], text)
+        for index in sorted(done):
+            yield done[index]
+
+    def _page(self, node: BaseNode) -> Page | UnreadPage:
+        facts = node.metadata
+        source, number, count = str(facts.get("file_path") or node.node_id), _number(node), facts.get("total_pages", 1)
+        try:
+            if _has_picture(node):
+                return Page(to_image(node, self._options().get("max_image_tokens")), source, number, count)
+            return load_page(facts["file_path"], number, **self._options())
+        except InputError as error:
+            return UnreadPage(error, source, number, count)
+
+    def _remembering(self, step: Step[str]) -> Read:
+        ask = ask_with(self.llm, step)
+        question = [step.prompt, repr(step.thinking), _identity(self.llm)]
+
+        async def read(page: Page) -> tuple[str, Facts]:
+            known = json.dumps([page.image.sha256, page.image.max_tokens, *question])
+            key = hashlib.sha256(known.encode()).hexdigest()
+            if kept := await asyncio.to_thread(self.cache.get, key, COLLECTION):
+                return kept[0].get_content(), kept[0].metadata
+            text, facts = await ask(page)
+            await asyncio.to_thread(self.cache.put, key, [TextNode(text=text, metadata=dict(facts))], COLLECTION)
+            return text, facts
+
+        return read
+
+
+def _is_unread_page(node: BaseNode) -> bool:
+    if node.get_content().strip() or "error_code" in node.metadata:
+        return False
+    return _has_picture(node) or ("file_path" in node.metadata and "page" in node.metadata)
+
+
+def _has_picture(node: BaseNode) -> bool:
+    if isinstance(node, ImageNode):
+        return bool(node.image or node.image_path or node.image_url)
+    return isinstance(node, Node) and node.image_resource is not None
+
+
+def _number(node: BaseNode) -> int:
+    return int(node.metadata.get("page", 1))
+
+
+def _with_text(node: BaseNode, read: PageText[int]) -> BaseNode:
+    copy = node.model_copy()
+    copy.metadata = {**node.metadata, **read.facts}
+    copy.set_content(read.text)
+    hide(copy)
+    return copy
+
+
+def _identity(llm: GLM4VMultiModal) -> str:
+    defaults = repr(llm.glm4v.defaults) if llm.glm4v is not None else ""
+    settings = llm.model_dump(include=_DECISIVE)
+    return json.dumps([settings, defaults], sort_keys=True, default=repr)

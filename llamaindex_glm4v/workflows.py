@@ -1,0 +1,233 @@
+"""Reading, summarizing and classifying the pages of many files as a LlamaIndex workflow."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llama_index.core.workflow import Context, Event, StartEvent, StopEvent, Workflow, step
+from llama_index.core.workflow.retry_policy import RetryPolicy  # type: ignore[attr-defined]  # exported by use
+
+import glm4v_core
+from glm4v_core import (
+    Answering,
+    Completion,
+    DocumentResult,
+    Failure,
+    Language,
+    PageFailure,
+    PageInfo,
+    PageOptions,
+    Request,
+    count_pages,
+    find_scans,
+    load_page,
+    load_pages,
+)
+from glm4v_core.errors import EngineError, InputError, is_transient
+from llamaindex_glm4v._asking import ObservedModel
+from llamaindex_glm4v.llm import GLM4VMultiModal
+
+IN_FLIGHT = 32
+"""Pages in work together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """A retry policy of LlamaIndex for transient failures of the engine; waits twice as long each time.
+
+    Attributes:
+        attempts: the first one included.
+        delay: seconds before the second.
+    """
+
+    attempts: int = 3
+    delay: float = 1.0
+
+    def next(self, elapsed_time: float, attempts: int, error: Exception, *, seed: int | None = None) -> float | None:
+        """Return how long to wait after so many failures, or None to give up."""
+        return self.delay * 2 ** (attempts - 1) if is_transient(error) and attempts < self.attempts else None
+
+
+class ScansEvent(StartEvent):
+    """Begins a run with files and folders."""
+
+    paths: str | Path | list[str | Path]
+
+
+class PagesFound(Event):
+    """Says, on the stream of the run, how many pages there are; a document that cannot be opened counts as one."""
+
+    count: int
+
+
+class PageTask(Event):
+    """Where a page is to be found; number 0 stands for a document that cannot be opened."""
+
+    index: int
+    path: str
+    number: int
+    count: int
+    pages: int
+    """Pages of the whole run."""
+
+
+class PageRetried(Event):
+    """Says, on the stream, that a question about a page is asked again."""
+
+    index: int
+    error: Failure
+    attempt: int
+    delay: float
+
+
+class PageDone(Event):
+    """The outcome of a page, as soon as it is there; also on the stream."""
+
+    index: int
+    pages: int
+    outcome: DocumentResult | PageFailure
+
+
+class DocumentWorkflow(Workflow):
+    """Reads, summarizes and classifies the pages of many files: `find_pages`, then `read_page` for each, then `gather`.
+
+    The result is a list of outcomes in the order of the pages: a `DocumentResult`, or a `PageFailure` for a page that
+    failed beside the others. Only what all pages would meet, such as a dead engine, ends the run. 32 pages are in work
+    together; for another number, decorate `read_page` of a subclass by `step(num_workers=...)`.
+
+    The page images are all that the model is asked about: no text of a page becomes part of a prompt, no tool is
+    offered, and a label is one of those given.
+
+    Example:
+        ```python
+        workflow = DocumentWorkflow(GLM4VMultiModal(), labels=["invoice", "letter"])
+        run = workflow.run(paths=["scans/"])
+        async for event in run.stream_events():
+            print(event)
+        for outcome in await run:
+            print(outcome.page.source, outcome.page.number, outcome)
+        ```
+    """
+
+    def __init__(
+        self,
+        llm: GLM4VMultiModal,
+        *,
+        labels: Sequence[str] = (),
+        language: Language = "en",
+        steps: glm4v_core.Workflow | None = None,
+        retry: RetryPolicy | None = None,
+        timeout: float | None = None,
+        page_options: PageOptions | None = None,
+        **options: Any,
+    ) -> None:
+        """Check the settings; nothing is loaded or opened.
+
+        Args:
+            llm: is asked, with its own settings where a step leaves them open.
+            labels: to choose from; without them pages are not classified.
+            language: of the prompts.
+            steps: other ones than `glm4v_core.document_workflow` makes of labels and language.
+            retry: how often and how fast to ask again, three times by default. Transient failures of the engine are
+                tried again, nothing else, and only the question that failed.
+            timeout: seconds for a whole run.
+            page_options: of `glm4v_core.load_pages`, such as {"dpi": 300}.
+            **options: of LlamaIndex's `Workflow`.
+
+        Raises:
+            ConstraintError: a label is empty or there twice.
+        """
+        super().__init__(timeout=timeout, **options)
+        self._options = PageOptions(max_image_tokens=llm.max_image_tokens)
+        self._options.update(page_options or {})
+        load_pages(b"", **self._options)  # checks the options, and reads nothing
+        glm4v_core.document_workflow(labels, language=language)  # checks the labels
+        self._llm, self._labels, self._language = llm, tuple(labels), language
+        self._steps, self._retry = steps, retry or Backoff()
+
+    @step
+    async def find_pages(self, context: Context, event: ScansEvent) -> PageTask | StopEvent | None:
+        """List the pages, and send each off on its own."""
+        paths = [event.paths] if isinstance(event.paths, (str, Path)) else event.paths
+        tasks = await asyncio.to_thread(_find, paths, self._options)
+        context.write_event_to_stream(PagesFound(count=len(tasks)))
+        for task in tasks:
+            context.send_event(task)
+        return None if tasks else StopEvent(result=[])
+
+    @step(num_workers=IN_FLIGHT)
+    async def read_page(self, context: Context, event: PageTask) -> PageDone:
+        """Open a page and let the steps share it; what is left behind is plain data."""
+        try:
+            page = await asyncio.to_thread(load_page, event.path, event.number, **self._options)
+        except InputError as error:
+            info = PageInfo(event.path, event.number, event.count)
+            outcome: glm4v_core.Outcome = PageFailure(info, Failure.of(error))
+        else:
+            outcome = await (await self._choose_steps()).atry(self._model(context, event), page)
+        done = PageDone(index=event.index, pages=event.pages, outcome=outcome)
+        context.write_event_to_stream(done)
+        return done
+
+    @step(num_workers=1)
+    async def gather(self, context: Context, event: PageDone) -> StopEvent | None:
+        """Put the outcomes in the order of the pages, once all are there."""
+        done = context.collect_events(event, [PageDone] * event.pages)
+        if done is None:
+            return None
+        return StopEvent(result=[page.outcome for page in sorted(done, key=lambda page: page.index)])
+
+    async def _choose_steps(self) -> glm4v_core.Workflow:
+        """Find the family out, which may load the model."""
+        if self._steps is not None:
+            return self._steps
+        family = await asyncio.to_thread(lambda: self._llm.family)
+        return glm4v_core.document_workflow(self._labels, language=self._language, family=family)
+
+    def _model(self, context: Context, task: PageTask) -> Answering:
+        def tell(error: EngineError, attempt: int, delay: float) -> None:
+            again = PageRetried(index=task.index, error=Failure.of(error), attempt=attempt, delay=delay)
+            context.write_event_to_stream(again)
+
+        return _PatientModel(ObservedModel(self._llm), self._retry, tell)
+
+
+class _PatientModel:
+    """Asks again after a transient failure."""
+
+    def __init__(self, model: Answering, retry: RetryPolicy, tell: Callable[[EngineError, int, float], None]) -> None:
+        self._model, self._retry, self._tell = model, retry, tell
+
+    async def agenerate(self, request: Request) -> Completion:
+        begun, failures = time.monotonic(), 0
+        while True:
+            try:
+                return await self._model.agenerate(request)
+            except EngineError as error:
+                failures += 1
+                delay = self._retry.next(time.monotonic() - begun, failures, error) if is_transient(error) else None
+                if delay is None:
+                    raise
+                self._tell(error, failures + 1, delay)
+            await asyncio.sleep(delay)
+
+
+def _find(paths: Iterable[str | Path], options: PageOptions) -> list[PageTask]:
+    places = [(str(file), *place) for file in find_scans(paths) for place in _pages_of(file, options)]
+    return [
+        PageTask(index=index, path=path, number=number, count=count, pages=len(places))
+        for index, (path, number, count) in enumerate(places)
+    ]
+
+
+def _pages_of(file: Path, options: PageOptions) -> list[tuple[int, int]]:
+    try:
+        count = count_pages(file, **options)
+    except InputError:
+        return [(0, 0)]  # opening it will fail alike, and tell
+    return [(number, count) for number in range(1, count + 1)]
