@@ -13,12 +13,13 @@ LABELS := invoice,receipt,letter,memo,form
 
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help demo test lint types tests hosts tiny format lock clean
+.PHONY: help demo test lint types tests hosts tiny notebooks format lock clean
 
 help:
 	@echo "make demo    read the sample pages: text, summary and label of each, into demo-out/"
 	@echo "make test    lint, strict types, tests with coverage: what CI runs"
 	@echo "make tiny    train, export and score the bundled checkpoint anew: about two hours on two cores"
+	@echo "make notebooks  run the notebooks and keep what they show"
 	@echo "make format  sort imports and format the code"
 	@echo "make lock    pin the newest versions that pyproject.toml allows"
 	@echo "make clean   remove the virtual environment and everything made"
@@ -60,6 +61,10 @@ tiny: $(VENV)/dev.stamp
 	$(RUN)/glm4v eval out/documents-zh --language zh --out out/scores/documents-zh --overwrite
 	$(RUN)/glm4v eval out/noise --out out/scores/noise --overwrite
 	$(RUN)/python scripts/train_tiny.py --export $(TINY) --scores out/scores/*/evaluation.json
+
+# Run the notebooks and keep what they show; the tests run them, too, and leave them as they are.
+notebooks: $(VENV)/dev.stamp
+	$(RUN)/python scripts/run_notebooks.py
 
 format: $(VENV)/dev.stamp
 	$(RUN)/ruff check --fix .

@@ -1,0 +1,48 @@
+"""Execute the notebooks and keep what they show.
+
+    python scripts/run_notebooks.py                                    # all of them, in place
+    python scripts/run_notebooks.py --out DIR notebooks/01_quickstart.ipynb
+
+A cell that fails ends the run with its traceback and status 1; the notebook is then left as it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+
+FOLDER = Path(__file__).parents[1] / "notebooks"
+SECONDS = 300
+"""For one cell."""
+
+
+def execute(path: Path, target: Path) -> None:
+    """Run a notebook in its own folder and write it without times, so that the same results give the same file."""
+    notebook = nbformat.read(path, as_version=4)
+    client = NotebookClient(
+        notebook,
+        timeout=SECONDS,
+        kernel_name="python3",
+        record_timing=False,
+        resources={"metadata": {"path": str(path.parent)}},
+    )
+    client.execute()
+    notebook.metadata = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
+    nbformat.write(notebook, target)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("notebooks", type=Path, nargs="*", default=sorted(FOLDER.glob("*.ipynb")))
+    parser.add_argument("--out", type=Path, help="write here and leave the notebooks as they are")
+    options = parser.parse_args()
+    for path in options.notebooks:
+        execute(path, options.out / path.name if options.out else path)
+        print(path.name)
+
+
+if __name__ == "__main__":
+    main()
