@@ -1,6 +1,17 @@
 """The engine room of glm4v: GLM-V models on your own machine, without any host framework."""
 
 from glm4v_core import errors, shared, tasks
+from glm4v_core.answering import (
+    Evidence,
+    PageAnswer,
+    Route,
+    SourcedAnswer,
+    aquery_pages,
+    check_route,
+    choose_answer,
+    page_request,
+    query_pages,
+)
 from glm4v_core.defaults import Defaults
 from glm4v_core.engines import Engine, EngineInfo, TokenCount
 from glm4v_core.engines.loop import pull
@@ -10,10 +21,12 @@ from glm4v_core.families import FAMILIES, Family
 from glm4v_core.image_limits import ImageLimits
 from glm4v_core.image_source import check_url
 from glm4v_core.images import Image, ImageSource, Provenance
+from glm4v_core.ingestion import IngestedPage, Ingestion, IngestOptions, aingest, ingest
 from glm4v_core.model import Glm4v
 from glm4v_core.ordered import in_order
 from glm4v_core.page_files import Paths, find_files, find_scans
 from glm4v_core.pages import FailedPage, Page, PageOptions, count_pages, load_page, load_pages
+from glm4v_core.pagestore import PAGES_FOUND, FoundPage, PageStore, Place, StoredPage
 from glm4v_core.reading import (
     Facts,
     OnError,
@@ -67,6 +80,7 @@ from glm4v_core.workflow import (
 
 __all__ = [
     "FAMILIES",
+    "PAGES_FOUND",
     "SAMPLING_SETTINGS",
     "Answering",
     "Box",
@@ -78,16 +92,21 @@ __all__ = [
     "DocumentResult",
     "Engine",
     "EngineInfo",
+    "Evidence",
     "Facts",
     "FailedPage",
     "Failure",
     "Family",
     "FinishReason",
+    "FoundPage",
     "Glm4v",
     "Glm4vError",
     "Image",
     "ImageLimits",
     "ImageSource",
+    "IngestOptions",
+    "IngestedPage",
+    "Ingestion",
     "JsonSchema",
     "Language",
     "Message",
@@ -95,21 +114,27 @@ __all__ = [
     "OnError",
     "Outcome",
     "Page",
+    "PageAnswer",
     "PageFailure",
     "PageInfo",
     "PageOptions",
+    "PageStore",
     "PageText",
     "Part",
     "Paths",
     "Piece",
+    "Place",
     "Provenance",
     "Regex",
     "Request",
     "Role",
+    "Route",
     "Sampling",
     "ScriptedEngine",
+    "SourcedAnswer",
     "Step",
     "StepInfo",
+    "StoredPage",
     "Text",
     "Thinking",
     "Timings",
@@ -123,10 +148,14 @@ __all__ = [
     "Usage",
     "Video",
     "Workflow",
+    "aingest",
     "answer_facts",
+    "aquery_pages",
     "call_settings",
     "check_on_error",
+    "check_route",
     "check_url",
+    "choose_answer",
     "closed_schema",
     "count_pages",
     "document_workflow",
@@ -134,10 +163,13 @@ __all__ = [
     "find_files",
     "find_scans",
     "in_order",
+    "ingest",
     "load_page",
     "load_pages",
     "open_pages",
+    "page_request",
     "pull",
+    "query_pages",
     "read_texts",
     "shared",
     "tasks",

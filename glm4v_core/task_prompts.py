@@ -48,3 +48,12 @@ PRESETS: Mapping[str, Mapping[Language, str]] = {
 
 DOCUMENT: str = "<document>\n{text}\n</document>\n"
 """Wraps the text of a page when a step is asked about text instead of the picture."""
+
+NOT_ON_PAGE: Mapping[Language, str] = {"en": "It is not on the page.", "zh": "页面上没有。"}
+"""How a model says that a page does not answer a question."""
+
+ASK_PAGE: Mapping[Language, str] = {
+    "en": "{question} If the page does not say, answer: " + NOT_ON_PAGE["en"],
+    "zh": "{question}如果页面上没有答案，请回答：" + NOT_ON_PAGE["zh"],
+}
+"""Asks one page among several that may hold the answer."""

@@ -36,8 +36,9 @@ LAYERS = tuple(
         answer defaults model
         ordered tasks workflow
         shared settings
-        page_files reading page_html metrics evaluation_truth evaluation_probes evaluation evaluation_report pagestore
-        results report doctor resume resume_settings
+        page_files reading page_html metrics evaluation_truth evaluation_probes evaluation evaluation_report
+        lexicon store_file pagestore
+        results report doctor resume resume_settings ingestion answering
         cli_plan cli_ask cli_doctor cli_outputs cli_eval cli_run cli_app cli
     """.strip().splitlines()
 )

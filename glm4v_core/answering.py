@@ -1,0 +1,180 @@
+"""Questions over many pages: each page that was found is asked by itself, and the best that knows answers.
+
+So an answer comes from exactly one page, which is its citation, and a page cannot speak about what stands on another.
+What a page says is data: its text is wrapped, no tool is offered while it is read, and its answer is only given back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Unpack
+
+from glm4v_core.engines.loop import run
+from glm4v_core.errors import ConfigError
+from glm4v_core.images import Image
+from glm4v_core.pages import PageOptions
+from glm4v_core.pagestore import PAGES_FOUND, PageStore, Place
+from glm4v_core.task_prompts import ASK_PAGE, NOT_ON_PAGE, Language
+from glm4v_core.tasks import Answering, ask
+from glm4v_core.types import Completion, Message, Request
+
+Route = Literal["image", "text", "both"]
+"""What of a page is shown to the model."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """A page that may hold the answer.
+
+    Attributes:
+        image: None where the route is "text".
+        sha256: of the page's pixels; empty where nobody knows it.
+    """
+
+    place: Place
+    text: str
+    image: Image | None = None
+    sha256: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PageAnswer:
+    """What one page says to a question; `text` is None where it says nothing."""
+
+    evidence: Evidence
+    text: str | None
+    completion: Completion
+
+
+@dataclass(frozen=True, slots=True)
+class SourcedAnswer:
+    """An answer with its source.
+
+    Attributes:
+        text: None when no page knows.
+        citation: the page that answered, with its picture.
+        asked: every page that was asked, best match first.
+    """
+
+    question: str
+    text: str | None
+    citation: Evidence | None
+    asked: tuple[PageAnswer, ...]
+
+
+def query_pages(
+    store: PageStore,
+    model: Answering,
+    question: str,
+    *,
+    k: int = PAGES_FOUND,
+    route: Route = "both",
+    language: Language = "en",
+    **options: Unpack[PageOptions],
+) -> SourcedAnswer:
+    """Do as `aquery_pages` does, without an event loop."""
+    return run(aquery_pages(store, model, question, k=k, route=route, language=language, **options))
+
+
+async def aquery_pages(
+    store: PageStore,
+    model: Answering,
+    question: str,
+    *,
+    k: int = PAGES_FOUND,
+    route: Route = "both",
+    language: Language = "en",
+    **options: Unpack[PageOptions],
+) -> SourcedAnswer:
+    """Find pages, ask each, and answer with the best that knows.
+
+    Args:
+        store: of the pages.
+        model: that is asked.
+        question: in the words of the pages, as far as they are known.
+        k: pages to find.
+        route: ask about the picture of a page, its text, or both.
+        language: of what is said around the question.
+        **options: to open pages with, over those of the index; the password of a PDF, for example.
+
+    Raises:
+        ConfigError: k or route is out of range.
+        PageError: the picture of a page is gone.
+    """
+    evidence = await asyncio.to_thread(find_evidence, store, question, k=k, route=route, **options)
+    requests = [page_request(question, page, route, language) for page in evidence]
+    completions = await asyncio.gather(*map(model.agenerate, requests))
+    return choose_answer(question, evidence, completions)
+
+
+def find_evidence(
+    store: PageStore, question: str, *, k: int, route: Route, **options: Unpack[PageOptions]
+) -> list[Evidence]:
+    """Find pages in a store and open their pictures, unless the route is "text"."""
+    check_route(route)
+    return [
+        Evidence(
+            found.page.places[0],
+            found.page.text,
+            None if route == "text" else store.image(found.page.sha256, **options),
+            found.page.sha256,
+        )
+        for found in store.search(question, k)
+    ]
+
+
+def page_request(question: str, evidence: Evidence, route: Route, language: Language = "en") -> Request:
+    """Ask one page. Its text is wrapped as data, and there are no tools.
+
+    Raises:
+        ConfigError: the route needs a picture that is not there.
+    """
+    check_route(route)
+    step = ask(ASK_PAGE[language].format(question=question))
+    if route == "text":
+        return step.request(evidence.text)
+    if evidence.image is None:
+        raise ConfigError(f'There is no picture of {evidence.place.source}, and the route is "{route}".')
+    if route == "image":
+        return step.request(evidence.image)
+    (about_text,) = step.request(evidence.text).messages
+    return Request((Message.user(evidence.image, *about_text.parts),), thinking=step.thinking)
+
+
+def choose_answer(question: str, evidence: Sequence[Evidence], completions: Sequence[Completion]) -> SourcedAnswer:
+    """Take the answer of the best page that knows one.
+
+    Args:
+        question: that was asked.
+        evidence: the pages, best match first.
+        completions: what each said.
+    """
+    asked = tuple(
+        PageAnswer(page, _said(completion), completion) for page, completion in zip(evidence, completions, strict=True)
+    )
+    best = next((page for page in asked if page.text is not None), None)
+    if best is None:
+        return SourcedAnswer(question, None, None, asked)
+    return SourcedAnswer(question, best.text, best.evidence, asked)
+
+
+def check_route(route: str) -> None:
+    """Refuse a route that nobody knows.
+
+    Raises:
+        ConfigError: it is none of `Route`.
+    """
+    if route not in ("image", "text", "both"):
+        raise ConfigError(f"route is {route!r}; it must be 'image', 'text' or 'both'.")
+
+
+def _said(completion: Completion) -> str | None:
+    """Read an answer; None where it is empty or says that the page says nothing."""
+    text = completion.text.strip()
+    return text if text and text.rstrip(_ENDS).casefold() not in _ABSENT else None
+
+
+_ENDS = ".。 "
+_ABSENT = frozenset(text.rstrip(_ENDS).casefold() for text in NOT_ON_PAGE.values())

@@ -1,0 +1,227 @@
+"""Folders of scans -> a page store: each page is read once, and again only when it or the way of reading changed."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+from collections import defaultdict
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Unpack
+
+from glm4v_core.engines.loop import run
+from glm4v_core.model import Glm4v
+from glm4v_core.ordered import IN_FLIGHT, in_order
+from glm4v_core.page_files import FileStamp, Paths, find_files, read_pages
+from glm4v_core.pages import Page, PageOptions, load_pages
+from glm4v_core.pagestore import PageStore
+from glm4v_core.resume_settings import settings_of
+from glm4v_core.task_prompts import Language
+from glm4v_core.workflow import Failure, PageFailure, PageInfo, Workflow, document_workflow
+
+Status = Literal["read", "kept", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class IngestedPage:
+    """What became of a page: it was read, known already, or failed."""
+
+    page: PageInfo
+    status: Status
+    error: Failure | None = None
+
+
+@dataclass(slots=True)
+class Ingestion:
+    """The outcome.
+
+    Attributes:
+        read: pages about which the model was asked.
+        kept: pages that were known, by their file or by their pixels.
+        failed: pages and whole files that could not be read; the store lists them too.
+        forgotten: files that went away.
+        skipped: files in the folders that are neither pictures nor PDF.
+    """
+
+    read: int = 0
+    kept: int = 0
+    failed: list[PageFailure] = field(default_factory=list)
+    forgotten: tuple[str, ...] = ()
+    skipped: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class IngestOptions:
+    """How to ingest.
+
+    Attributes:
+        labels: to choose from; without them pages are not classified.
+        language: of the prompts.
+        concurrency: pages in work together.
+        keep_pictures: put each page's picture into the store, so that it can be shown when its file is gone. About a
+            megabyte per page; without it pictures are taken from the files.
+    """
+
+    labels: Sequence[str] = ()
+    language: Language = "en"
+    concurrency: int = IN_FLIGHT
+    keep_pictures: bool = False
+
+
+def ingest(
+    store: PageStore,
+    model: Glm4v,
+    paths: Paths,
+    options: IngestOptions = IngestOptions(),
+    on_page: Callable[[IngestedPage], None] = lambda page: None,
+    **page_options: Unpack[PageOptions],
+) -> Ingestion:
+    """Do as `aingest` does, without an event loop."""
+    return run(aingest(store, model, paths, options, on_page, **page_options))
+
+
+async def aingest(
+    store: PageStore,
+    model: Glm4v,
+    paths: Paths,
+    options: IngestOptions = IngestOptions(),
+    on_page: Callable[[IngestedPage], None] = lambda page: None,
+    **page_options: Unpack[PageOptions],
+) -> Ingestion:
+    """Bring the store up to date with files and folders.
+
+    A file whose size and time of change are the same is not opened, a page whose pixels are known is not read again,
+    and pages of files that went away are forgotten, unless their folder cannot be listed. Another model or other
+    prompts read everything again. Every page is written as soon as it is read: after an interruption, the same call
+    goes on. A page that fails is recorded and tried again the next time.
+
+    Args:
+        store: to write to.
+        model: that reads.
+        paths: files, and folders with all below them.
+        options: how.
+        on_page: called for each page in order.
+        **page_options: of `load_pages`, such as `dpi` and `max_pages`.
+
+    Raises:
+        ConfigError: a setting is wrong, or the store cannot be written.
+        EngineError: the engine is closed or dead.
+    """
+    load_pages(b"", **page_options)  # checks the options, and reads nothing
+    workflow = document_workflow(options.labels, language=options.language, family=model.info.family)
+    reader = _Reader(store, model, workflow, options, page_options)
+    roots = [_absolute(path) for path in ([paths] if isinstance(paths, (str, os.PathLike)) else paths)]
+    found = await asyncio.to_thread(find_files, roots)
+    outcome = Ingestion(skipped=found.skipped)
+    async with aclosing(reader.read(found.files)) as pages:
+        async for page in pages:
+            _count(outcome, page)
+            on_page(page)
+    outcome.forgotten = tuple(_gone(store.sources(), roots, found.files))
+    store.forget(outcome.forgotten)
+    return outcome
+
+
+def _count(outcome: Ingestion, page: IngestedPage) -> None:
+    outcome.read += page.status == "read"
+    outcome.kept += page.status == "kept"
+    if page.error is not None:
+        outcome.failed.append(PageFailure(page.page, page.error))
+
+
+def _absolute(path: str | os.PathLike[str]) -> Path:
+    """Write a path so that it is the same from whatever folder it was named; there is no need for it to exist."""
+    return Path(os.path.normpath(Path(path).absolute()))
+
+
+def _gone(known: Sequence[str], roots: Sequence[Path], found: Sequence[Path]) -> Iterator[str]:
+    """Yield the known files below the roots that are there no more; not those of a folder that cannot be listed."""
+    there = set(found)
+    for source in known:
+        above = set(Path(source).parents)
+        if Path(source) not in there and not above.isdisjoint(roots) and above.isdisjoint(there):
+            yield source
+
+
+@dataclass(frozen=True, slots=True)
+class _EndOfFile:
+    """Follows the pages of a file; `kept` counts those of one that was not opened."""
+
+    source: str
+    stamp: FileStamp
+    kept: int = 0
+
+
+class _Reader:
+    """Works on the pages of many files, several in flight."""
+
+    def __init__(
+        self, store: PageStore, model: Glm4v, workflow: Workflow, options: IngestOptions, page_options: PageOptions
+    ) -> None:
+        self._store, self._model, self._workflow = store, model, workflow
+        self._options, self._page_options = options, page_options
+        self._recipe, self._file_recipe = _recipes(model.info.model, workflow, page_options)
+        self._turns: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    async def read(self, files: Sequence[Path]) -> AsyncGenerator[IngestedPage]:
+        """Yield what became of each page, in order."""
+        done: list[IngestedPage] = []
+        async with aclosing(in_order(self._items(files), self._work, self._options.concurrency)) as items:
+            async for item in items:
+                if isinstance(item, IngestedPage):
+                    done.append(item)
+                    yield item
+                    continue
+                await asyncio.to_thread(self._finish, item, done)
+                for _ in range(item.kept):
+                    yield IngestedPage(PageInfo(item.source), "kept")
+                done = []
+
+    def _items(self, files: Sequence[Path]) -> Iterator[Page | PageFailure | _EndOfFile]:
+        for file in files:
+            source, stamp = str(file), FileStamp.of(file)
+            if kept := self._store.count_done(source, stamp, self._file_recipe):
+                yield _EndOfFile(source, stamp, kept)
+                continue
+            self._store.begin(source, self._page_options)
+            yield from read_pages([file], self._page_options)
+            yield _EndOfFile(source, stamp)
+
+    async def _work(self, item: Page | PageFailure | _EndOfFile) -> IngestedPage | _EndOfFile:
+        if isinstance(item, _EndOfFile):
+            return item
+        if isinstance(item, PageFailure):
+            return IngestedPage(item.page, "failed", item.error)
+        async with self._turns[item.image.sha256]:  # an equal page may be in work
+            return await self._read_page(item)
+
+    async def _read_page(self, page: Page) -> IngestedPage:
+        info = PageInfo.of(page)
+        if await asyncio.to_thread(self._store.place, info, page.source, self._recipe):
+            return IngestedPage(info, "kept")
+        outcome = await self._workflow.atry(self._model, page)
+        if isinstance(outcome, PageFailure):
+            return IngestedPage(info, "failed", outcome.error)
+        picture = page.image if self._options.keep_pictures else None
+        await asyncio.to_thread(self._store.put, outcome, page.source, self._recipe, picture)
+        return IngestedPage(info, "read")
+
+    def _finish(self, end: _EndOfFile, done: Sequence[IngestedPage]) -> None:
+        if end.kept:
+            return
+        failures = [PageFailure(page.page, page.error) for page in done if page.error is not None]
+        numbers = [page.page.number for page in done if page.error is None]
+        self._store.finish(end.source, numbers, failures, end.stamp, self._file_recipe)
+
+
+def _recipes(model: str, workflow: Workflow, options: PageOptions) -> tuple[str, str]:
+    """Name what decides what is read on a page, and on a file, whose pages depend on more."""
+    settings = settings_of(workflow, options)
+    tokens = {"max_image_tokens": settings["pages"]["max_image_tokens"]}
+    recipes = ({"model": model, "steps": settings["steps"], "pages": pages} for pages in (tokens, settings["pages"]))
+    page, file = (hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest() for recipe in recipes)
+    return page, file

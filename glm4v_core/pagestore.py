@@ -1,0 +1,288 @@
+"""Pages by content hash with their text, summary and label, where they stand, and a lexical index over them.
+
+A page is complete or absent: each is written in one transaction, together with its entry in the index. Equal pages
+are kept once, whatever files they are in. Questions are answered while pages come in.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self, Unpack
+
+from glm4v_core.errors import ConfigError, Glm4vError, PageError
+from glm4v_core.images import Image
+from glm4v_core.lexicon import page_terms, query_terms
+from glm4v_core.page_files import FileStamp
+from glm4v_core.pages import PageOptions, load_page
+from glm4v_core.store_file import Row, StoreFile, Write
+from glm4v_core.workflow import DocumentResult, Failure, PageFailure, PageInfo
+
+PAGES_FOUND = 3
+_KEPT_OPTIONS = ("dpi", "frames", "max_pages", "max_image_tokens")
+"""How a file was opened; a password and limits are the caller's to give again."""
+_FORGET_FILE = (
+    "delete from places where source = ?",
+    "delete from files where source = ?",
+    "delete from failures where source = ?",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a page stands; `number` counts from 1."""
+
+    source: str
+    number: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPage:
+    """A page as it was read.
+
+    Attributes:
+        sha256: over its pixels.
+        places: the files that hold it, sorted; at least one.
+        warnings: steps whose answer is incomplete, as "step:finish reason".
+    """
+
+    sha256: str
+    text: str
+    summary: str
+    label: str | None
+    model: str
+    warnings: tuple[str, ...]
+    places: tuple[Place, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FoundPage:
+    """A page that a question led to; a higher score is a better match."""
+
+    page: StoredPage
+    score: float
+
+
+class PageStore:
+    """One file of pages. Any thread may use it; several processes may have it open."""
+
+    def __init__(self, path: str | os.PathLike[str], *, create: bool = True) -> None:
+        """Open the file.
+
+        Args:
+            path: of the file.
+            create: make it where there is none.
+
+        Raises:
+            ConfigError: there is none, or something else stands there.
+            UnsupportedError: this Python's SQLite has no full-text search.
+        """
+        self.path = Path(path)
+        if not create and not self.path.is_file():
+            raise ConfigError(f"There is no page store {self.path}.", hint="Make one with `glm4v index FOLDER`.")
+        self._file = StoreFile(self.path)
+
+    def close(self) -> None:
+        """Close the file; closing twice is harmless."""
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def count(self) -> int:
+        """Count the pages."""
+        return int(self._file.rows("select count(*) from pages")[0][0])
+
+    def pages(self) -> Iterator[StoredPage]:
+        """Yield all pages in the order in which they came in."""
+        return map(self._page, self._file.rows("select * from shown order by id"))
+
+    def get(self, sha256: str) -> StoredPage:
+        """Return a page by its content hash.
+
+        Raises:
+            PageError: it is not in the store.
+        """
+        rows = self._file.rows("select * from shown where sha256 = ?", sha256)
+        if not rows:
+            raise PageError(f"{self.path} has no page {sha256[:12]}.", hint="Index its folder again.")
+        return self._page(rows[0])
+
+    def failures(self) -> tuple[PageFailure, ...]:
+        """List the pages and files that failed when their folder was indexed last."""
+        rows = self._file.rows("select source, number, count, code, message, hint from failures order by 1, 2")
+        return tuple(
+            PageFailure(PageInfo(os.fsdecode(source), *place), Failure(code, os.fsdecode(message), hint))
+            for source, *place, code, message, hint in rows
+        )
+
+    def search(self, question: str, k: int = PAGES_FOUND) -> tuple[FoundPage, ...]:
+        """Find up to `k` pages by the words of a question, best first, ranked by BM25 over text and summary.
+
+        Raises:
+            ConfigError: k is less than one.
+        """
+        if k < 1:
+            raise ConfigError(f"k is {k}; it must be positive.")
+        terms = [f'"{term[:-1]}"*' if term.endswith("*") else f'"{term}"' for term in query_terms(question)]
+        if not terms:
+            return ()
+        rows = self._file.rows(
+            "select shown.*, -bm25(terms) as score from terms join shown on shown.id = terms.rowid"
+            " where terms match ? order by score desc, shown.id limit ?",
+            " OR ".join(terms),
+            k,
+        )
+        return tuple(FoundPage(self._page(row[:-1]), row[-1]) for row in rows)
+
+    def image(self, sha256: str, **options: Unpack[PageOptions]) -> Image:
+        """Return the picture of a page: the kept one, or from one of its files as long as that did not change.
+
+        Args:
+            sha256: of a page in the store.
+            **options: of `load_page`, over those with which the page was indexed; the password of a PDF, for example.
+
+        Raises:
+            PageError: the page is not in the store, or no file holds it any more.
+        """
+        places = self.get(sha256).places
+        for (png,) in self._file.rows("select png from pictures where sha256 = ?", sha256):
+            tokens = self._options(places[0].source, options).get("max_image_tokens")
+            return Image.load(png, max_image_tokens=tokens)
+        problems = []
+        for place in places:
+            try:
+                image = load_page(place.source, place.number, **self._options(place.source, options)).image
+            except Glm4vError as error:
+                problems.append(error.message)
+                continue
+            if image.sha256 == sha256:
+                return image
+            problems.append(f"Page {place.number} of {place.source} has changed.")
+        raise PageError(
+            f"The picture of page {sha256[:12]} is gone. {' '.join(problems)}",
+            hint="Index the folder again, or let the store keep the pictures.",
+        )
+
+    def count_done(self, source: str, stamp: FileStamp, recipe: str) -> int:
+        """Count the pages of a file, or return 0 unless all were read by this recipe and it is unchanged since."""
+        rows = self._file.rows(
+            "select count(*) from places join files using (source)"
+            " where source = ? and bytes = ? and modified = ? and recipe = ?",
+            *(source, stamp.bytes, stamp.modified, recipe),
+        )
+        return int(rows[0][0])
+
+    def begin(self, source: str, options: PageOptions) -> None:
+        """Note how a file is opened, and that not all of its pages are done."""
+        values = {name: value for name, value in options.items() if name in _KEPT_OPTIONS and value is not None}
+        with self._file.writing() as write:
+            write("insert or replace into files values (?, 0, '', ?, '')", source, json.dumps(values))
+
+    def put(self, result: DocumentResult, source: str, recipe: str, picture: Image | None = None) -> None:
+        """Write what was read on a page, over what was known of it, and that it stands here.
+
+        Args:
+            result: with text and summary.
+            source: of the file; the page's number is in the result.
+            recipe: by which it was read.
+            picture: to be kept.
+        """
+        sha256, text, summary = result.page.sha256, result.text or "", result.summary or ""
+        png = None if picture is None else _png(picture)
+        row = (sha256, recipe, text, summary, result.label, result.model, json.dumps(result.warnings))
+        with self._file.writing() as write:
+            write("delete from terms where rowid in (select id from pages where sha256 = ?)", sha256)
+            write("delete from pages where sha256 = ?", sha256)
+            number = write("insert into pages values (null, ?, ?, ?, ?, ?, ?, ?)", *row)
+            terms = (number, page_terms(text), page_terms(summary))
+            write("insert into terms (rowid, text, summary) values (?, ?, ?)", *terms)
+            if png is not None:
+                write("insert or replace into pictures values (?, ?)", sha256, png)
+            _place(write, result.page, source)
+
+    def place(self, page: PageInfo, source: str, recipe: str) -> bool:
+        """Write that a page stands here too, if it was read by this recipe; else tell that it was not."""
+        with self._file.writing() as write:
+            known = self._file.rows("select 1 from pages where sha256 = ? and recipe = ?", page.sha256, recipe)
+            if known:
+                _place(write, page, source)
+        return bool(known)
+
+    def finish(
+        self, source: str, numbers: Collection[int], failures: Sequence[PageFailure], stamp: FileStamp, recipe: str
+    ) -> None:
+        """Forget the pages that a file has no more; one without failures need not be opened again until it changes.
+
+        Args:
+            source: of the file.
+            numbers: of its pages.
+            failures: of its other pages, or of the whole.
+            stamp: from before it was opened.
+            recipe: by which its pages were read.
+        """
+        with self._file.writing() as write:
+            numbered = json.dumps(sorted(numbers))
+            gone = "delete from places where source = ? and number not in (select value from json_each(?))"
+            write(gone, source, numbered)
+            write("delete from failures where source = ?", source)
+            for failure in failures:
+                page, error = failure.page, failure.error
+                values = (source, page.number, page.count, error.code, error.message, error.hint)
+                write("insert into failures values (?, ?, ?, ?, ?, ?)", *values)
+            if not failures:
+                values = (stamp.bytes, stamp.modified, recipe, source)
+                write("update files set bytes = ?, modified = ?, recipe = ? where source = ?", *values)
+            _sweep(write)
+
+    def sources(self) -> tuple[str, ...]:
+        """List the files that were indexed, failed ones among them."""
+        return tuple(os.fsdecode(source) for (source,) in self._file.rows("select source from files order by source"))
+
+    def forget(self, sources: Collection[str]) -> None:
+        """Remove files, and the pages that stand nowhere else."""
+        with self._file.writing() as write:
+            for source in sources:
+                for statement in _FORGET_FILE:
+                    write(statement, source)
+            _sweep(write)
+
+    def _page(self, row: Row) -> StoredPage:
+        *values, warnings, _ = row
+        rows = self._file.rows("select source, number, count from places where sha256 = ? order by 1, 2", row[0])
+        places = tuple(Place(os.fsdecode(source), *numbers) for source, *numbers in rows)
+        return StoredPage(*values, tuple(json.loads(warnings)), places)
+
+    def _options(self, source: str, options: PageOptions) -> PageOptions:
+        """Set the caller's options over those with which a file was indexed."""
+        ((kept,),) = self._file.rows("select options from files where source = ?", source)
+        merged: PageOptions = json.loads(kept) | options
+        return merged
+
+
+def _place(write: Write, page: PageInfo, source: str) -> None:
+    write("insert or replace into places values (?, ?, ?, ?)", source, page.number, page.count, page.sha256)
+
+
+def _sweep(write: Write) -> None:
+    """Remove the pages that stand nowhere."""
+    write("delete from terms where rowid in (select id from pages where sha256 not in (select sha256 from places))")
+    write("delete from pictures where sha256 not in (select sha256 from places)")
+    write("delete from pages where sha256 not in (select sha256 from places)")
+
+
+def _png(image: Image) -> bytes:
+    file = io.BytesIO()
+    image.pixels.save(file, "PNG")
+    return file.getvalue()

@@ -1,0 +1,131 @@
+"""The SQLite file under a page store: opened and checked, read, and written in whole transactions."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from glm4v_core.errors import ConfigError, UnsupportedError
+
+Row = tuple[Any, ...]
+Write = Callable[..., int]
+"""Runs one statement with its values and returns the id of the row that it made."""
+
+_APPLICATION = 0x474C4D34
+"""Marks the file as a page store: "GLM4" in ASCII."""
+_VERSION = 1
+_SECONDS_TO_WAIT = 30.0
+"""For another process that writes."""
+
+_SCHEMA = """
+create table pages (
+    id integer primary key, sha256 text not null unique, recipe text not null,
+    text text not null, summary text not null, label text, model text not null, warnings text not null
+);
+create view shown as select sha256, text, summary, label, model, warnings, id from pages;
+create virtual table terms using fts5 (text, summary, tokenize = 'porter unicode61 remove_diacritics 2');
+create table pictures (sha256 text primary key, png blob not null);
+create table files (
+    source text primary key, bytes integer not null, modified text not null, options text not null, recipe text not null
+);
+create table places (
+    source text not null, number integer not null, count integer not null, sha256 text not null,
+    primary key (source, number)
+);
+create index places_by_page on places (sha256);
+create table failures (
+    source text not null, number integer not null, count integer not null,
+    code text not null, message text not null, hint text not null, primary key (source, number)
+);
+"""
+
+
+class StoreFile:
+    """A connection that any thread may use; other processes may have the file open too."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the file, or make it.
+
+        Raises:
+            ConfigError: something else stands there, or nothing can be written there.
+            UnsupportedError: this Python's SQLite has no full-text search.
+        """
+        self._path = path
+        self._lock = threading.RLock()
+        with self._errors():
+            self._connection = sqlite3.connect(
+                path, timeout=_SECONDS_TO_WAIT, isolation_level=None, check_same_thread=False
+            )
+            try:
+                self._prepare()
+            except BaseException:
+                self._connection.close()
+                raise
+
+    def close(self) -> None:
+        with self._lock:
+            self._connection.close()
+
+    def rows(self, statement: str, *values: Any) -> list[Row]:
+        """Return what a statement selects; names of files may come as bytes."""
+        with self._lock, self._errors():
+            return self._connection.execute(statement, tuple(map(_bound, values))).fetchall()
+
+    @contextmanager
+    def writing(self) -> Iterator[Write]:
+        """Give a function that writes; all of it is kept when the block ends well, and none when it does not."""
+        with self._lock, self._errors():
+            self._connection.execute("begin immediate")
+            try:
+                yield self._write
+            except BaseException:
+                self._connection.rollback()
+                raise
+            self._connection.commit()
+
+    def _write(self, statement: str, *values: Any) -> int:
+        return self._connection.execute(statement, tuple(map(_bound, values))).lastrowid or 0
+
+    def _prepare(self) -> None:
+        self._connection.execute("pragma journal_mode = wal")  # so that questions do not wait for an ingestion
+        self._connection.execute("pragma synchronous = normal")
+        with self.writing() as write:  # two processes may begin at once
+            marks = [self._pragma(name) for name in ("application_id", "user_version")]
+            if marks == [0, 0] and not self.rows("select 1 from sqlite_schema"):
+                for statement in _SCHEMA.split(";\n"):
+                    write(statement)
+                write(f"pragma application_id = {_APPLICATION}")
+                write(f"pragma user_version = {_VERSION}")
+            elif marks != [_APPLICATION, _VERSION]:
+                raise ConfigError(
+                    f"{self._path} is no page store of this version.", hint="Choose another file, and index again."
+                )
+
+    def _pragma(self, name: str) -> Any:
+        return self.rows(f"pragma {name}")[0][0]
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            if "fts5" in str(error):
+                hint = "Use a Python whose SQLite was built with FTS5, as those of python.org are."
+                raise UnsupportedError("This Python's SQLite has no full-text search (FTS5).", hint=hint) from error
+            hint = "Choose another file, close what else has it open, or make room."
+            raise ConfigError(f"The page store {self._path} cannot be used: {error}.", hint=hint) from error
+
+
+def _bound(value: Any) -> Any:
+    """Give SQLite the bytes of a file name that is no UTF-8, which it does not take as text."""
+    try:
+        if isinstance(value, str):
+            value.encode()
+        return value
+    except UnicodeEncodeError:
+        return os.fsencode(value)
