@@ -19,6 +19,7 @@ EXTRAS: Mapping[str, Sequence[str]] = {
     "": ("glm4v", "pydantic", "pillow", "jsonschema"),
     "hf": ("torch", "transformers", "safetensors", "llguidance", "jinja2", "numpy"),
     "vllm": ("vllm",),
+    "server": ("openai",),
     "documents": ("pypdfium2",),
     "langchain": ("langchain-core",),
     "cli": ("typer", "rich"),

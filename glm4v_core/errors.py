@@ -4,11 +4,13 @@ Glm4vError
 ├── ConfigError (ValueError)            a setting, not the data, is wrong
 │   ├── UnknownOptionError              a name nobody knows
 │   ├── UnsupportedError                known, but not by this model or engine
+│   ├── ServerAccessError (PermissionError)  a remote server refuses the API key
 │   └── MissingDependencyError (ImportError)
 ├── InputError (ValueError)             one request or one file is wrong; others go on
 │   ├── MessageError                    roles, parts or tool results that cannot be rendered
 │   ├── ConstraintError                 a schema, regex or choice list that cannot be compiled
 │   ├── ContextOverflowError            prompt plus max_tokens exceed the context window
+│   ├── RequestRefusedError             a remote server calls the request wrong
 │   ├── ImageError
 │   │   ├── ImageNotFoundError (FileNotFoundError)
 │   │   ├── ImageFormatError            not one of the accepted formats
@@ -29,6 +31,8 @@ Glm4vError
 │   ├── OutOfMemoryError (MemoryError)  this request did not fit; the engine lives on
 │   ├── EngineTimeoutError (TimeoutError)
 │   └── ServerError                     a remote server answered with an error
+│       ├── ServerBusyError             it has more requests than it takes
+│       └── ServerUnreachableError (ConnectionError)  no connection, or it broke off
 └── OutputError (RuntimeError)          the model's answer breaks its contract
     ├── TruncatedOutputError            cut by max_tokens before it was complete
     └── InvalidOutputError              complete, but not what the constraint asked for
@@ -73,6 +77,11 @@ class UnsupportedError(ConfigError):
     hint = "Choose another engine or model; `glm4v doctor` lists what each can do."
 
 
+class ServerAccessError(ConfigError, PermissionError):
+    code = "server_access"
+    hint = "Check the API key: the engine's option api_key, or GLM4V_API_KEY."
+
+
 class MissingDependencyError(ConfigError, ImportError):
     code = "missing_dependency"
     hint = "Install the extra named in the message."
@@ -96,6 +105,11 @@ class ConstraintError(InputError):
 class ContextOverflowError(InputError):
     code = "context_overflow"
     hint = "Shorten the prompt, lower max_tokens, or limit image size with max_image_tokens."
+
+
+class RequestRefusedError(InputError):
+    code = "request_refused"
+    hint = "The server's reason is in the message; the options with which it was started decide what it accepts."
 
 
 class ImageError(InputError):
@@ -198,6 +212,16 @@ class EngineTimeoutError(EngineError, TimeoutError):
 class ServerError(EngineError):
     code = "server"
     hint = "Look at the server's log."
+
+
+class ServerBusyError(ServerError):
+    code = "server_busy"
+    hint = "Send fewer requests at once, raise the engine's option retries, or start more replicas."
+
+
+class ServerUnreachableError(ServerError, ConnectionError):
+    code = "server_unreachable"
+    hint = "Check base_url and that the server runs; its log says why it stopped."
 
 
 class OutputError(Glm4vError, RuntimeError):

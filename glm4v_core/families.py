@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from glm4v_core.dialects import BOX_TAGS, GLM4V, GLM41V, GLM45V, GLM46V, THINK_TAGS, TOOL_TAGS, Dialect
-from glm4v_core.errors import UnsupportedError
+from glm4v_core.errors import UnknownOptionError, UnsupportedError
 from glm4v_core.types import Sampling
 
 __all__ = [
@@ -23,6 +24,8 @@ __all__ = [
     "EngineName",
     "Family",
     "VisionLimits",
+    "family_named",
+    "published_as",
     "recognise",
 ]
 
@@ -57,6 +60,7 @@ class Family:
         context: tokens a prompt and its completion may hold together.
         sampling: complete defaults; top_k 0 is off.
         thinking: whether the model thinks when the caller does not say.
+        never_thinks: whether it writes no thought even when it is asked for one.
         needs: library name to the first version that can run it.
         engines: engines that can run it.
         weights_gb: size of the weights in bfloat16; FP8 takes about half.
@@ -77,6 +81,7 @@ class Family:
     limits: VisionLimits = VisionLimits()
     engines: tuple[EngineName, ...] = ("transformers", "vllm", "server")
     chat: bool = True
+    never_thinks: bool = False
     ocr_prompt: str | None = None
 
 
@@ -175,6 +180,7 @@ FAMILIES: tuple[Family, ...] = (
         thinking=True,
         needs={"transformers": "5.0.1", "vllm": "0.17.0"},
         weights_gb=2.6,
+        never_thinks=True,
         ocr_prompt="Text Recognition:",
     ),
     Family(
@@ -191,6 +197,31 @@ FAMILIES: tuple[Family, ...] = (
         limits=VisionLimits(max_images=8, max_pixels=200_704),
     ),
 )
+
+
+def family_named(name: str) -> Family:
+    """Look up a family by its name in `FAMILIES`.
+
+    Raises:
+        UnknownOptionError: there is none.
+    """
+    for family in FAMILIES:
+        if family.name == name:
+            return family
+    raise UnknownOptionError(
+        f"There is no family {name!r}.", hint="Families: " + ", ".join(family.name for family in FAMILIES) + "."
+    )
+
+
+def published_as(name: str) -> Family | None:
+    """Tell the family from a published model's name, where a server shows nothing else.
+
+    Args:
+        name: hub id, alias or path; the longest known name in it counts, so that `GLM-4.6V-Flash-AWQ` is a Flash.
+    """
+    known = {hub_id.rpartition("/")[2].lower(): family for family in FAMILIES for hub_id in family.hub_ids}
+    found = [known_name for known_name in known if re.search(rf"(?<!\w){re.escape(known_name)}(?!\w)", name.lower())]
+    return known[max(found, key=len)] if found else None
 
 
 def recognise(config: Mapping[str, Any], vocabulary: Container[str], template: str | None) -> Family:

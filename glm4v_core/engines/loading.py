@@ -47,7 +47,8 @@ def plan_engine(model: str | os.PathLike[str] | None, engine: str | None, option
         UnsupportedError: an engine that this version does not have.
         MissingDependencyError: a library that the engine needs is not installed.
     """
-    model = os.fspath(model or os.environ.get(MODEL_VARIABLE) or "tiny")
+    named = model or os.environ.get(MODEL_VARIABLE)
+    model = os.fspath(named or "tiny")
     engine = engine or os.environ.get(ENGINE_VARIABLE) or "auto"
     match engine:
         case "auto":
@@ -58,10 +59,14 @@ def plan_engine(model: str | os.PathLike[str] | None, engine: str | None, option
             return _plan_transformers(model, options)
         case "scripted":
             return _plan_scripted(model, options)
-        case "vllm" | "server":
+        case "server":
+            return _plan_server(model if named else None, options)
+        case "vllm":
             raise UnsupportedError(f"The {engine} engine is not built yet.", hint="Use engine='transformers'.")
         case _:
-            raise UnknownOptionError(f"There is no engine {engine!r}.", hint="Engines: auto, transformers, scripted.")
+            raise UnknownOptionError(
+                f"There is no engine {engine!r}.", hint="Engines: auto, transformers, server, scripted."
+            )
 
 
 def _plan_transformers(model: str, options: Mapping[str, Any]) -> Plan:
@@ -81,6 +86,21 @@ def _plan_transformers(model: str, options: Mapping[str, Any]) -> Plan:
         return TransformersEngine.load(source, settings)
 
     return Plan(("transformers", source, settings), load)
+
+
+def _plan_server(model: str | None, options: Mapping[str, Any]) -> Plan:
+    from glm4v_core.engines.server_options import ServerOptions
+
+    if importlib.util.find_spec("openai") is None:
+        raise MissingDependencyError("The server engine needs openai.", hint="pip install 'glm4v[server]'")
+    settings = ServerOptions.from_mapping(options)
+
+    def load() -> Engine:
+        from glm4v_core.engines.server import ServerEngine
+
+        return ServerEngine.load(model, settings)
+
+    return Plan(("server", model, settings), load)
 
 
 def _plan_scripted(model: str, options: Mapping[str, Any]) -> Plan:

@@ -12,8 +12,8 @@ from dataclasses import replace
 
 from glm4v_core.engines import EngineInfo, TokenCount, new_tokens
 from glm4v_core.engines.text import StopStrings
-from glm4v_core.errors import EngineClosedError, EngineError, UnknownOptionError
-from glm4v_core.families import FAMILIES, Family
+from glm4v_core.errors import EngineClosedError, EngineError
+from glm4v_core.families import Family, family_named
 from glm4v_core.images import Image
 from glm4v_core.types import FinishReason, Part, Piece, Request, Text, Timings, ToolResult, Usage
 
@@ -62,7 +62,7 @@ class ScriptedEngine:
         self._always = answers if callable(answers) else None
         self._answers = deque(() if callable(answers) else answers)
         self._latency = latency
-        family = _family(family) if isinstance(family, str) else family
+        family = family_named(family) if isinstance(family, str) else family
         self._info = EngineInfo("scripted", model, family, context or family.context, "none", "none")
         self.active = 0
         self.history: list[Request] = []
@@ -158,12 +158,3 @@ def _image_tokens(image: Image) -> int:
 def _flat(parts: Sequence[Part]) -> Iterator[Part]:
     for part in parts:
         yield from part.parts if isinstance(part, ToolResult) else (part,)
-
-
-def _family(name: str) -> Family:
-    for family in FAMILIES:
-        if family.name == name:
-            return family
-    raise UnknownOptionError(
-        f"There is no family {name!r}.", hint="Families: " + ", ".join(family.name for family in FAMILIES) + "."
-    )

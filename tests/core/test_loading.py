@@ -181,7 +181,7 @@ class TestChoice:
         assert plain.key == explicit.key
         assert plain.key != plan_engine(folder, "transformers", {"slots": 4}).key
 
-    @pytest.mark.parametrize("engine", ["vllm", "server"])
+    @pytest.mark.parametrize("engine", ["vllm"])
     def test_engines_to_come_are_refused_plainly(self, engine: str) -> None:
         with pytest.raises(UnsupportedError, match="not built yet"):
             plan_engine("tiny", engine, {})

@@ -1,0 +1,158 @@
+"""The server engine: a model that is served elsewhere, over any OpenAI-compatible API, vLLM's first of all."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import openai
+
+from glm4v_core.engines import EngineInfo, TokenCount, new_tokens
+from glm4v_core.engines.server_client import Served, asynchronous_client, find_model
+from glm4v_core.engines.server_errors import reported
+from glm4v_core.engines.server_options import ServerOptions
+from glm4v_core.engines.server_request import RequestWriter
+from glm4v_core.engines.server_stream import AnswerStream
+from glm4v_core.errors import (
+    EngineClosedError,
+    EngineTimeoutError,
+    ServerError,
+    ServerUnreachableError,
+    UnsupportedError,
+)
+from glm4v_core.types import Piece, Request, Timings
+
+Chunks = openai.AsyncStream[Any]
+
+
+class ServerEngine:
+    """Sends requests to one served model; implements `glm4v_core.engines.Engine`.
+
+    Token counts of single pieces are exact where the server keeps count in its stream, as vLLM does; the usage at the
+    end is always the server's own.
+    """
+
+    def __init__(self, served: Served, options: ServerOptions) -> None:
+        self._options = options
+        self._writer = RequestWriter(served, options)
+        self._client: openai.AsyncOpenAI | None = asynchronous_client(options)
+        versions = {"openai": openai.__version__} | ({"vllm": served.version} if served.version else {})
+        self._info = EngineInfo("server", served.name, served.family, served.context, "server", "server", versions)
+
+    @classmethod
+    def load(cls, model: str | None, options: Mapping[str, Any] | ServerOptions) -> ServerEngine:
+        """Find a model on a server. Blocks for the time of one or two small requests.
+
+        Args:
+            model: as the server lists it; None is the only one there is.
+            options: see `ServerOptions`.
+
+        Raises:
+            ConfigError, ModelError, ServerError: see `find_model`.
+        """
+        if not isinstance(options, ServerOptions):
+            options = ServerOptions.from_mapping(options)
+        return cls(find_model(model, options), options)
+
+    @property
+    def info(self) -> EngineInfo:
+        return self._info
+
+    async def stream(self, request: Request) -> AsyncGenerator[Piece, None]:
+        """Yield raw text as it arrives; closing the iterator closes the connection, on which a server gives up too.
+
+        Raises:
+            ContextOverflowError: prompt and max_tokens exceed the context window.
+            RequestRefusedError, ServerError, ServerAccessError, EngineTimeoutError: see `server_errors`.
+        """
+        client, started = self._open(), time.monotonic()
+        answer, first = AnswerStream(request, self._writer.served), 0.0
+        deadline = (
+            None if self._options.deadline is None else asyncio.get_running_loop().time() + self._options.deadline
+        )
+        async with await self._begin(client, request, deadline) as chunks:
+            while (chunk := await self._next(chunks, deadline)) is not None:
+                piece = answer.take(chunk)
+                if answer.usage and not first:
+                    new_tokens(request, self._info, answer.usage.prompt)
+                if piece is not None:
+                    first = first or time.monotonic() - started
+                    yield piece
+        if answer.finish is None:
+            raise ServerUnreachableError("The server's answer ended without a finish reason.")
+        total = time.monotonic() - started
+        yield Piece(finish=answer.finish, usage=answer.usage, timings=Timings(0.0, first or total, total))
+
+    async def count_tokens(self, request: Request) -> TokenCount:
+        """Count a request's prompt on the server, by vLLM's own endpoint: exact, images included.
+
+        Raises:
+            UnsupportedError: the server has no such endpoint.
+        """
+        client = self._open()
+        if self._writer.served.api == "openai":
+            raise _uncountable()
+        body = await asyncio.to_thread(self._writer.prompt, request)
+        url = self._options.url.removesuffix("/v1") + "/tokenize"
+        with reported(self._options.secrets):
+            try:
+                answer: Any = await client.post(url, body={**body, "return_token_strs": True}, cast_to=object)
+            except openai.NotFoundError as error:
+                raise _uncountable() from error
+        return _token_count(answer, self._info.family.dialect.image_placeholder)
+
+    async def close(self) -> None:
+        """Close the connections; requests that still run fail. The server goes on."""
+        client, self._client = self._client, None
+        if client is not None:
+            await client.close()
+
+    def _open(self) -> openai.AsyncOpenAI:
+        if self._client is None:
+            raise EngineClosedError("The engine was closed.")
+        return self._client
+
+    async def _begin(self, client: openai.AsyncOpenAI, request: Request, deadline: float | None) -> Chunks:
+        """Send a request until the server begins an answer; the client repeats it, all under one deadline."""
+        # Pixels become PNG files here, which takes its time.
+        body = await asyncio.to_thread(self._writer.body, request)
+        model, messages = body.pop("model"), body.pop("messages")
+        with reported(self._options.secrets):
+            async with _until(deadline):
+                return await client.chat.completions.create(
+                    model=model, messages=messages, stream=True, extra_body=body
+                )
+
+    async def _next(self, chunks: Chunks, deadline: float | None) -> Any:
+        with reported(self._options.secrets):
+            async with _until(deadline):
+                return await anext(chunks, None)
+
+
+@asynccontextmanager
+async def _until(deadline: float | None) -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout_at(deadline) as limit:
+            yield
+    except TimeoutError as error:
+        if not limit.expired():
+            raise
+        raise EngineTimeoutError(
+            "The answer was not complete within the engine's deadline.", hint="Raise the engine's option deadline."
+        ) from error
+
+
+def _uncountable() -> UnsupportedError:
+    return UnsupportedError(
+        "This server cannot count tokens before it answers.",
+        hint="vLLM can, at /tokenize; the usage of an answer holds its prompt's tokens everywhere.",
+    )
+
+
+def _token_count(answer: Any, placeholder: str) -> TokenCount:
+    if not isinstance(answer, dict) or not isinstance(answer.get("count"), int):
+        raise ServerError("The server's count of tokens cannot be read.")
+    return TokenCount(answer["count"], (answer.get("token_strs") or []).count(placeholder))

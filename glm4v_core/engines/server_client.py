@@ -1,0 +1,130 @@
+"""Clients of one server, and what the server says about itself."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import openai
+
+from glm4v_core.engines.server_errors import reported
+from glm4v_core.engines.server_options import ServerOptions
+from glm4v_core.errors import ConfigError, ModelNotFoundError, ServerError, UnsupportedError
+from glm4v_core.families import Family, family_named, published_as
+
+NO_KEY = "none"
+"""What stands where a key would: the client sends no request without one, servers without keys ignore it."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """One model that a server offers.
+
+    Attributes:
+        api: see `ServerOptions`, decided.
+        version: of vLLM, where the server tells it.
+    """
+
+    name: str
+    family: Family
+    context: int
+    api: Literal["vllm", "openai"]
+    version: str | None
+
+
+def asynchronous_client(options: ServerOptions) -> openai.AsyncOpenAI:
+    """Make the client for requests; it belongs to the event loop that uses it first."""
+    http = openai.DefaultAsyncHttpxClient(verify=options.verify)
+    return openai.AsyncOpenAI(http_client=http, **_settings(options))
+
+
+def find_model(name: str | None, options: ServerOptions) -> Served:
+    """Ask the server for its models and choose one. Blocks.
+
+    Args:
+        name: as the server lists it; None is the only one there is.
+        options: see there.
+
+    Raises:
+        ModelNotFoundError: the server does not have it, or has several.
+        UnsupportedError: it is of no known family.
+        ServerError, ConfigError: the server cannot be reached, or refuses.
+    """
+    http = openai.DefaultHttpxClient(verify=options.verify)
+    with reported(options.secrets), openai.OpenAI(http_client=http, **_settings(options)) as client:
+        card = _choose(name, _cards(client))
+        on_vllm = card.get("owned_by") == "vllm"
+        version = _version(client, options) if on_vllm else None
+    api = ("vllm" if on_vllm else "openai") if options.api == "auto" else options.api
+    family = family_named(options.family) if options.family else _family(card)
+    served = Served(card["id"], family, _context(card, family, options), api, version)
+    _log.info("%s is served at %s as %s, with the fields of %s.", served.name, options.url, family.name, api)
+    return served
+
+
+def _settings(options: ServerOptions) -> dict[str, Any]:
+    """Say everything that the client would otherwise take from the variables of OpenAI's own service."""
+    foreign = [line.partition(":")[0].strip() for line in os.environ.get("OPENAI_CUSTOM_HEADERS", "").splitlines()]
+    omitted = dict.fromkeys(["OpenAI-Organization", "OpenAI-Project", *filter(None, foreign)], openai.Omit())
+    return {
+        "base_url": options.url,
+        "api_key": options.api_key.get_secret_value() if options.api_key else NO_KEY,
+        "default_headers": {**omitted, **options.headers},
+        "max_retries": options.retries,
+        "timeout": openai.Timeout(options.deadline, connect=options.connect_timeout),
+    }
+
+
+def _cards(client: openai.OpenAI) -> list[dict[str, Any]]:
+    answer: Any = client.get("/models", cast_to=object)
+    cards = answer.get("data") if isinstance(answer, dict) else None
+    if not isinstance(cards, list) or not all(isinstance(card, dict) and card.get("id") for card in cards):
+        raise ServerError("The server's list of models cannot be read.", hint="Check what base_url leads to.")
+    return cards
+
+
+def _choose(name: str | None, cards: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    names = [str(card["id"]) for card in cards]
+    if name is None:
+        # Adapters have a parent; one checkpoint may go by several names.
+        origins = {card.get("root") or card["id"] for card in cards if not card.get("parent")}
+        if len(origins) == 1:
+            return next(card for card in cards if not card.get("parent"))
+        raise ModelNotFoundError(f"The server serves {len(origins)} models.", hint=f"Choose one: {', '.join(names)}.")
+    if name not in names:
+        raise ModelNotFoundError(f"The server does not serve {name!r}.", hint=f"It serves: {', '.join(names)}.")
+    return cards[names.index(name)]
+
+
+def _family(card: dict[str, Any]) -> Family:
+    for name in (card.get("root"), card["id"]):
+        if name and (family := published_as(str(name))):
+            return family
+    raise UnsupportedError(
+        f"The name {card['id']!r} does not tell which family the model is of.",
+        hint="Pass the engine's option family, such as family='GLM-4.6V-Flash'.",
+    )
+
+
+def _context(card: dict[str, Any], family: Family, options: ServerOptions) -> int:
+    said = card.get("max_model_len")
+    if options.context and said and options.context > said:
+        raise ConfigError(f"context={options.context} is more than the {said} tokens that the server takes.")
+    return options.context or said or family.context
+
+
+def _version(client: openai.OpenAI, options: ServerOptions) -> str | None:
+    """Ask vLLM for its version; a router in front of it may not pass the question on."""
+    try:
+        answer: Any = client.with_options(max_retries=0).get(
+            options.url.removesuffix("/v1") + "/version", cast_to=object
+        )
+    except (openai.APIError, ValueError):
+        return None
+    version = answer.get("version") if isinstance(answer, dict) else None
+    return str(version) if version else None

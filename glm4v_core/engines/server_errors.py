@@ -1,0 +1,109 @@
+"""What goes wrong between here and a server, as errors of ours that never show a secret."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from http import HTTPStatus
+from typing import Any
+
+import openai
+
+from glm4v_core.errors import (
+    ContextOverflowError,
+    EngineTimeoutError,
+    Glm4vError,
+    ModelNotFoundError,
+    RequestRefusedError,
+    ServerAccessError,
+    ServerBusyError,
+    ServerError,
+    ServerUnreachableError,
+)
+
+_BY_STATUS: dict[int, type[Glm4vError]] = {
+    HTTPStatus.UNAUTHORIZED: ServerAccessError,
+    HTTPStatus.FORBIDDEN: ServerAccessError,
+    HTTPStatus.NOT_FOUND: ModelNotFoundError,
+    HTTPStatus.REQUEST_TIMEOUT: EngineTimeoutError,
+    HTTPStatus.TOO_MANY_REQUESTS: ServerBusyError,
+    HTTPStatus.SERVICE_UNAVAILABLE: ServerBusyError,
+    HTTPStatus.GATEWAY_TIMEOUT: EngineTimeoutError,
+}
+_OVERFLOW_MARKS = ("context_length_exceeded", "maximum context length", "max_model_len", "context window")
+_HINTS: dict[type[Glm4vError], str] = {
+    ModelNotFoundError: "Check base_url, and that the server still serves this model.",
+}
+_LONGEST_REASON = 500
+
+
+@contextmanager
+def reported(secrets: Sequence[str]) -> Iterator[None]:
+    """Raise what the client raises as one of our errors, cause chained, secrets blotted out of both."""
+    try:
+        yield
+    except (openai.OpenAIError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        _blot(error, secrets)
+        raise _translated(error) from error
+
+
+def _translated(error: Exception) -> Glm4vError:
+    match error:
+        case openai.APITimeoutError():
+            return EngineTimeoutError("The server did not answer in time.")
+        case openai.APIConnectionError():
+            return ServerUnreachableError(f"The connection to the server failed: {error.__cause__ or error}")
+        case openai.APIError():
+            return _from_reason(_status(error), _reason(error))
+        case json.JSONDecodeError() | UnicodeDecodeError():
+            return ServerError("The server sent something that is not JSON.", hint="Check what base_url leads to.")
+        case _:
+            return ServerError(f"The client failed: {error}")
+
+
+def _from_reason(status: int | None, reason: str) -> Glm4vError:
+    if status is None:
+        return ServerError(f"The server broke the answer off: {reason}")
+    text = f"The server answered {status}: {reason}"
+    if status in _BY_STATUS:
+        kind = _BY_STATUS[status]
+        return kind(text, hint=_HINTS.get(kind))
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        return ServerError(text)
+    if any(mark in reason for mark in _OVERFLOW_MARKS):
+        return ContextOverflowError(text)
+    return RequestRefusedError(text)
+
+
+def _status(error: openai.APIError) -> int | None:
+    """Read the status, also of an error that comes within a stream, where it stands in the body."""
+    if isinstance(error, openai.APIStatusError):
+        return error.status_code
+    code = str(error.code)
+    return int(code) if code.isdecimal() else None
+
+
+def _reason(error: openai.APIError) -> str:
+    body: Any = error.body
+    if isinstance(body, dict):
+        body = body.get("message") or body.get("error") or body.get("detail") or body
+    return f"{error.code or ''} {body or error.message}".strip()[:_LONGEST_REASON]
+
+
+def _blot(error: BaseException | None, secrets: Sequence[str]) -> None:
+    """Take secrets that a server or a library repeats out of an error and its causes, before anyone can print them."""
+    while error is not None and secrets:
+        error.args = tuple(_without(argument, secrets) for argument in error.args)
+        if isinstance(error, openai.APIError):
+            error.message, error.body = _without(error.message, secrets), _without(error.body, secrets)
+        error = error.__cause__ or error.__context__
+
+
+def _without(value: Any, secrets: Sequence[str]) -> Any:
+    if isinstance(value, dict):
+        return {key: _without(item, secrets) for key, item in value.items()}
+    if isinstance(value, str):
+        for secret in secrets:
+            value = value.replace(secret, "***")
+    return value
