@@ -91,8 +91,11 @@ def _plan_transformers(model: str, options: Mapping[str, Any]) -> Plan:
 def _plan_server(model: str | None, options: Mapping[str, Any]) -> Plan:
     from glm4v_core.engines.server_options import ServerOptions
 
-    if importlib.util.find_spec("openai") is None:
-        raise MissingDependencyError("The server engine needs openai.", hint="pip install 'glm4v[server]'")
+    missing = [name for name in ("openai", "llguidance") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise MissingDependencyError(
+            f"The server engine needs {', '.join(missing)}.", hint="pip install 'glm4v[server]'"
+        )
     settings = ServerOptions.from_mapping(options)
 
     def load() -> Engine:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import openai
@@ -19,6 +21,7 @@ from glm4v_core.engines.server_stream import AnswerStream
 from glm4v_core.errors import (
     EngineClosedError,
     EngineTimeoutError,
+    RequestRefusedError,
     ServerError,
     ServerUnreachableError,
     UnsupportedError,
@@ -26,6 +29,10 @@ from glm4v_core.errors import (
 from glm4v_core.types import Piece, Request, Timings
 
 Chunks = openai.AsyncStream[Any]
+_PARSER_FLAG = "--tool-call-parser"
+"""What vLLM names when it refuses tools because it was started without a parser for their calls."""
+
+_log = logging.getLogger(__name__)
 
 
 class ServerEngine:
@@ -37,7 +44,7 @@ class ServerEngine:
 
     def __init__(self, served: Served, options: ServerOptions) -> None:
         self._options = options
-        self._writer = RequestWriter(served, options)
+        self._writer = RequestWriter(served, options, parses_calls=not options.grammars)
         self._client: openai.AsyncOpenAI | None = asynchronous_client(options)
         versions = {"openai": openai.__version__} | ({"vllm": served.version} if served.version else {})
         self._info = EngineInfo("server", served.name, served.family, served.context, "server", "server", versions)
@@ -116,9 +123,25 @@ class ServerEngine:
         return self._client
 
     async def _begin(self, client: openai.AsyncOpenAI, request: Request, deadline: float | None) -> Chunks:
-        """Send a request until the server begins an answer; the client repeats it, all under one deadline."""
+        """Send a request until the server begins an answer; the client repeats it, all under one deadline.
+
+        A vLLM without a tool parser refuses tools; from then on they are its messages' business alone.
+        """
+        writer = self._writer
+        try:
+            return await self._send(client, writer, request, deadline)
+        except RequestRefusedError as error:
+            if not (writer.parses_calls and _PARSER_FLAG in error.message):
+                raise
+            _log.info("The server has no tool parser; calls are read here.")
+            self._writer = replace(writer, parses_calls=False)
+            return await self._send(client, self._writer, request, deadline)
+
+    async def _send(
+        self, client: openai.AsyncOpenAI, writer: RequestWriter, request: Request, deadline: float | None
+    ) -> Chunks:
         # Pixels become PNG files here, which takes its time.
-        body = await asyncio.to_thread(self._writer.body, request)
+        body = await asyncio.to_thread(writer.body, request)
         model, messages = body.pop("model"), body.pop("messages")
         with reported(self._options.secrets):
             async with _until(deadline):

@@ -45,6 +45,10 @@ class ServerOptions:
         connect_timeout: seconds for one connection.
         api: which fields the server knows: `vllm` is OpenAI's and vLLM's, `openai` is OpenAI's alone, where what
             cannot be said raises. `auto` is vllm where the list of models says that it comes from vLLM.
+        grammars: whether constraints and tools go as grammars over the whole turn, thought included. They mean what
+            they mean on the other engines and need no parser on the server; but only a vLLM that was started with
+            `--structured-outputs-config.backend guidance` takes them, since one backend serves all its requests.
+            Otherwise they go by the fields that vLLM has for each kind.
         family: a name from `FAMILIES`, where the served model's name does not tell it.
         context: tokens that a prompt and its completion may hold; None is what the server says, or the family's.
         max_image_tokens: visual tokens one image may take; larger images are scaled down before they are sent.
@@ -62,6 +66,7 @@ class ServerOptions:
     deadline: float | None = 600.0
     connect_timeout: float = 10.0
     api: Literal["auto", "vllm", "openai"] = "auto"
+    grammars: bool = False
     family: str | None = None
     context: int | None = None
     max_image_tokens: int | None = None

@@ -6,21 +6,33 @@ import math
 from dataclasses import dataclass
 from typing import Any, assert_never
 
+from glm4v_core.constraint import compile_grammar
 from glm4v_core.engines.server_client import Served
 from glm4v_core.engines.server_messages import WireDict, wire_messages
 from glm4v_core.engines.server_options import ServerOptions
 from glm4v_core.errors import UnsupportedError
+from glm4v_core.tool_calls import describe_tools
 from glm4v_core.types import Choices, Constraint, JsonSchema, Regex, Request
 
 _NO_THOUGHT = "<think></think><answer>"
+_WITHOUT_PARSER = (
+    "Start the server with --enable-auto-tool-choice and --tool-call-parser glm45, or with "
+    "--structured-outputs-config.backend guidance and pass the option grammars=True."
+)
 
 
 @dataclass(frozen=True, slots=True)
 class RequestWriter:
-    """Writes requests for one served model."""
+    """Writes requests for one served model.
+
+    Attributes:
+        parses_calls: whether the server takes tools. If not, the messages explain them as the template would, the
+            calls come back as the model writes them, and a grammar holds it to them.
+    """
 
     served: Served
     options: ServerOptions
+    parses_calls: bool = True
 
     def body(self, request: Request) -> WireDict:
         """Write the whole body of a streamed chat completion.
@@ -30,30 +42,30 @@ class RequestWriter:
             InputError: its messages cannot be shown to the model.
         """
         sampling = request.sampling
-        family = self.served.family
-        room = min(family.sampling.max_tokens or self.served.context, self.served.context - 1)
+        longest = min(self.served.family.sampling.max_tokens or self.served.context, self.served.context - 1)
         chosen = {
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
-            "max_tokens": sampling.max_tokens or max(1, room),
+            "max_tokens": sampling.max_tokens or max(1, longest),
             "seed": sampling.seed,
             "stop": list(sampling.stop) or None,
             "logprobs": None if sampling.logprobs is None else True,
             "top_logprobs": sampling.logprobs,
         }
         body = {"stream": True, "stream_options": {"include_usage": True}, **self.prompt(request)}
-        if "tools" in body:
-            body |= _tool_choice(request)
         body |= {name: value for name, value in chosen.items() if value is not None}
-        return body | (self._vllm(request) if self.served.api == "vllm" else self._openai(request))
+        body |= _tool_choice(request) if "tools" in body else {}
+        return body | (self._vllm(request, body) if self.served.api == "vllm" else self._openai(request, body))
 
     def prompt(self, request: Request) -> WireDict:
         """Write what decides the prompt, for a completion and for counting alike."""
         dialect = self.served.family.dialect
         messages, tools = wire_messages(request, self.served.family, self.options.max_image_tokens)
         prompt: WireDict = {"model": self.served.name, "messages": messages}
-        if tools:
+        if tools and self.parses_calls:
             prompt["tools"] = tools
+        elif tools:
+            messages.insert(0, {"role": "system", "content": describe_tools(tools)})
         if self.served.api == "openai":
             return prompt
         if dialect.switch == "template":
@@ -65,22 +77,44 @@ class RequestWriter:
             prompt["mm_processor_kwargs"] = dict(self.options.mm_processor_kwargs)
         return prompt
 
-    def _vllm(self, request: Request) -> WireDict:
+    def _vllm(self, request: Request, body: WireDict) -> WireDict:
+        """Add vLLM's own fields."""
         sampling = request.sampling
-        extras: WireDict = {
+        budget = request.thinking_budget if request.thinking else None
+        extras = {
             "stream_options": {"include_usage": True, "continuous_usage_stats": True},
             "top_k": sampling.top_k,
             "repetition_penalty": sampling.repetition_penalty,
             # Tags are tokens; some checkpoints flag them as special, and their text would be lost.
             "skip_special_tokens": False,
+            "repetition_detection": self._repetition() if self.options.repetition_pattern else None,
+            "thinking_token_budget": budget,
+            **self._constraint(request, server_calls="tools" in body),
         }
-        if self.options.repetition_pattern:
-            extras["repetition_detection"] = self._repetition()
-        if request.thinking and request.thinking_budget is not None:
-            extras["thinking_token_budget"] = request.thinking_budget
-        if request.constraint is not None:
-            extras |= _vllm_constraint(request.constraint)
         return {name: value for name, value in extras.items() if value is not None}
+
+    def _constraint(self, request: Request, *, server_calls: bool) -> WireDict:
+        """Bind the answer, and the calls where the server does not do that by itself."""
+        if self.options.grammars:
+            grammar = compile_grammar(request, self.served.family.dialect, "free" if request.thinking else "answer")
+            return {} if grammar is None else {"structured_outputs": {"grammar": grammar.text}}
+        if request.tools and request.tool_choice != "none" and not server_calls:
+            bound = request.tool_choice != "auto" or request.constraint is not None
+            _refuse(bound, "tool_choice, or a constraint beside tools", hint=_WITHOUT_PARSER)
+        forced = server_calls and request.tool_choice != "auto"
+        if request.constraint is None or forced:
+            return {}
+        return _own_field(request.constraint) | self._parsed_thought(request)
+
+    def _parsed_thought(self, request: Request) -> WireDict:
+        """Make a server refuse that would bind the thought too.
+
+        It takes a budget, here one that is never reached, only with the reasoning parser that tells it where the
+        answer begins.
+        """
+        if not request.thinking or self.served.family.never_thinks or request.thinking_budget is not None:
+            return {}
+        return {"thinking_token_budget": self.served.context}
 
     def _repetition(self) -> WireDict:
         """Ask for the guard of the other engines: so many repeats that span so many tokens.
@@ -90,40 +124,40 @@ class RequestWriter:
         options = self.options
         shortest = math.ceil(options.repetition_tokens / options.repetition_repeats)
         longest = max(shortest, options.repetition_pattern)
-        return {
-            "max_pattern_size": longest,
-            "min_pattern_size": shortest,
-            "min_count": options.repetition_repeats,
-        }
+        return {"max_pattern_size": longest, "min_pattern_size": shortest, "min_count": options.repetition_repeats}
 
-    def _openai(self, request: Request) -> WireDict:
-        dialect = self.served.family.dialect
-        refused = {
+    def _openai(self, request: Request, body: WireDict) -> WireDict:
+        """Refuse what only vLLM's fields can say."""
+        dialect, thinking = self.served.family.dialect, bool(request.thinking)
+        beyond = {
             "top_k": bool(request.sampling.top_k),
             "repetition_penalty": request.sampling.repetition_penalty not in (None, 1.0),
-            "thinking=False": dialect.think is not None and not request.thinking,
-            "thinking_budget": bool(request.thinking) and request.thinking_budget is not None,
+            "thinking=False": dialect.think is not None and not thinking,
+            "thinking_budget": thinking and request.thinking_budget is not None,
             "mm_processor_kwargs": bool(self.options.mm_processor_kwargs),
-            "a constraint other than a JSON schema": isinstance(request.constraint, Choices | Regex),
+            "a constraint that is no JSON schema": isinstance(request.constraint, Choices | Regex),
+            "tool_choice": request.tool_choice not in ("auto", "none") and "tools" not in body,
         }
-        if wanted := [name for name, applies in refused.items() if applies]:
-            raise UnsupportedError(
-                f"OpenAI's API has no field for {', '.join(wanted)}.",
-                hint="If the server understands vLLM's fields, pass the engine's option api='vllm'; otherwise leave "
-                "these out (top_k=0, repetition_penalty=1, thinking=True).",
+        for name, wanted in beyond.items():
+            _refuse(
+                wanted, name, hint="If the server knows vLLM's fields, pass the option api='vllm'; else leave it out."
             )
         return _json_format(request.constraint) if isinstance(request.constraint, JsonSchema) else {}
+
+
+def _refuse(wanted: bool, name: str, *, hint: str) -> None:
+    if wanted:
+        raise UnsupportedError(f"This server cannot be told {name}.", hint=hint)
 
 
 def _tool_choice(request: Request) -> WireDict:
     choice: Any = request.tool_choice
     if choice not in ("auto", "required"):
         choice = {"type": "function", "function": {"name": choice}}
-    single = {} if request.parallel_tool_calls else {"parallel_tool_calls": False}
-    return {"tool_choice": choice, **single}
+    return {"tool_choice": choice} | ({} if request.parallel_tool_calls else {"parallel_tool_calls": False})
 
 
-def _vllm_constraint(constraint: Constraint) -> WireDict:
+def _own_field(constraint: Constraint) -> WireDict:
     match constraint:
         case JsonSchema():
             return _json_format(constraint)
@@ -136,7 +170,5 @@ def _vllm_constraint(constraint: Constraint) -> WireDict:
 
 
 def _json_format(constraint: JsonSchema) -> WireDict:
-    schema: Any = dict(constraint.schema)
-    return {
-        "response_format": {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": True}}
-    }
+    schema = {"name": "answer", "schema": dict(constraint.schema), "strict": True}
+    return {"response_format": {"type": "json_schema", "json_schema": schema}}
