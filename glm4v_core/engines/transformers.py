@@ -13,7 +13,7 @@ import transformers
 
 from glm4v_core.engines import EngineInfo, TokenCount, new_tokens
 from glm4v_core.engines.checkpoint import Checkpoint, load_checkpoint
-from glm4v_core.engines.decoding import Clock, Generation
+from glm4v_core.engines.decoding import Generation
 from glm4v_core.engines.grammars import Grammars
 from glm4v_core.engines.options import TransformersOptions
 from glm4v_core.engines.prefix_cache import ReuseCache
@@ -21,6 +21,7 @@ from glm4v_core.engines.preparing import PixelJobs, PreparedPrompt, Preparer
 from glm4v_core.engines.runner import Runner
 from glm4v_core.engines.sampling import Chooser
 from glm4v_core.engines.scheduler import Scheduler
+from glm4v_core.engines.transcript import Clock
 from glm4v_core.engines.vision import Vision
 from glm4v_core.errors import ConfigError, EngineClosedError
 from glm4v_core.prompt import ChatTemplate

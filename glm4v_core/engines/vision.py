@@ -11,8 +11,9 @@ import torch
 from glm4v_core.errors import EngineError, OutOfMemoryError
 
 if TYPE_CHECKING:
+    from glm4v_core.engines.measuring import MeasuredImage
     from glm4v_core.engines.prefix_cache import ReuseCache
-    from glm4v_core.engines.preparing import PixelJobs, PreparedImage, PreparedPrompt
+    from glm4v_core.engines.preparing import PixelJobs, PreparedPrompt
     from glm4v_core.engines.runner import Runner
 
 
@@ -42,7 +43,7 @@ class Vision:
         self._jobs = jobs
         self._patches = patches
 
-    def begin(self, images: Iterable[PreparedImage]) -> list[Future[torch.Tensor]]:
+    def begin(self, images: Iterable[MeasuredImage]) -> list[Future[torch.Tensor]]:
         """Have the patches made of those images whose features are not known."""
         return [self._jobs.start(image) for image in images if self._reuse.features(image.key) is None]
 
@@ -53,13 +54,13 @@ class Vision:
         found = {key: features for key in images if (features := self._reuse.features(key)) is not None}
         for chunk in self._chunks(image for key, image in images.items() if key not in found):
             pixels = [self._pixels(image) for image in chunk]
-            encoded = self._runner.encode(pixels, [image.grid for image in chunk])
+            encoded = self._runner.encode(pixels, [torch.tensor([[1, image.rows, image.columns]]) for image in chunk])
             for image, features in zip(chunk, encoded, strict=True):
                 found[image.key] = features
                 self._reuse.keep_features(image.key, features)
         return [torch.cat([found[image.key] for image in group])[-count:] if count else None for group, count in shown]
 
-    def _pixels(self, image: PreparedImage) -> torch.Tensor:
+    def _pixels(self, image: MeasuredImage) -> torch.Tensor:
         job = self._jobs.start(image)
         failure = job.exception()
         if isinstance(failure, MemoryError):
@@ -68,11 +69,11 @@ class Vision:
             raise EngineError(f"An image could not be prepared: {failure}") from failure
         return job.result()
 
-    def _chunks(self, images: Iterable[PreparedImage]) -> Iterator[list[PreparedImage]]:
-        chunk: list[PreparedImage] = []
+    def _chunks(self, images: Iterable[MeasuredImage]) -> Iterator[list[MeasuredImage]]:
+        chunk: list[MeasuredImage] = []
         patches = 0
         for image in images:
-            size = int(image.grid.prod())
+            size = image.rows * image.columns
             if chunk and patches + size > self._patches:
                 yield chunk
                 chunk, patches = [], 0
@@ -82,10 +83,10 @@ class Vision:
             yield chunk
 
 
-def _shown(prompt: PreparedPrompt, start: int) -> tuple[list[PreparedImage], int]:
+def _shown(prompt: PreparedPrompt, start: int) -> tuple[list[MeasuredImage], int]:
     """Return the images that reach beyond `start`, and how many of their tokens do."""
     count = int((prompt.identity[start:] < 0).sum())
-    images: list[PreparedImage] = []
+    images: list[MeasuredImage] = []
     missing = count
     for image in reversed(prompt.images):
         if missing <= 0:

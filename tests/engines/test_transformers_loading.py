@@ -13,7 +13,8 @@ import pytest
 import torch
 from transformers.utils import logging as hf_logging
 
-from glm4v_core.engines.checkpoint import choose_device, choose_dtype, find_checkpoint, load_checkpoint
+from glm4v_core.engines.checkpoint import choose_device, choose_dtype, load_checkpoint
+from glm4v_core.engines.checkpoint_files import find_checkpoint
 from glm4v_core.engines.options import TransformersOptions
 from glm4v_core.engines.quiet import without_progress_bars
 from glm4v_core.engines.transformers import TransformersEngine

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from glm4v_core.engines.checkpoint import Checkpoint
-from glm4v_core.engines.decoding import is_loop
 from glm4v_core.engines.options import TransformersOptions
 from glm4v_core.engines.sampling import Chooser, choose
 from glm4v_core.engines.text import Detokenizer, TokenBytes
+from glm4v_core.engines.transcript import is_loop
 from glm4v_core.engines.transformers import TransformersEngine
 from glm4v_core.types import Sampling
 from tests.engines.talking import MIXED, always_says, answer, answers, ask, page

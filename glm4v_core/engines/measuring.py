@@ -1,0 +1,127 @@
+"""How large a checkpoint's image processor makes an image, and what that costs in tokens of the prompt."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from glm4v_core.errors import ImageShapeError, MessageError
+from glm4v_core.images import Image
+from glm4v_core.parsing import Phase
+from glm4v_core.prompt import Prompt
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredImage:
+    """One image of a prompt, and the size in which the model sees it.
+
+    Attributes:
+        key: content hash and size, the same for images that give the same features.
+        size: the image processor's bounds for this image.
+        rows, columns: patches of the resized image.
+        tokens: visual tokens it takes in the prompt.
+    """
+
+    image: Image
+    key: str
+    size: dict[str, int]
+    rows: int
+    columns: int
+    tokens: int
+
+
+class ImageRuler:
+    """Measures images as the image processor of one checkpoint resizes them. Thread-safe.
+
+    Args:
+        processor: an image processor of the GLM-V family.
+        max_image_tokens: visual tokens one image may take; None leaves it to the processor and the image.
+    """
+
+    def __init__(self, processor: Any, max_image_tokens: int | None) -> None:
+        self._processor = processor
+        self._limit = max_image_tokens
+
+    def bounds(self, *limits: int | None) -> dict[str, int]:
+        """Return the processor's bounds, narrowed to so many visual tokens; they span two frames."""
+        processor = self._processor
+        side = processor.patch_size * processor.merge_size
+        shortest, longest = processor.size["shortest_edge"], processor.size["longest_edge"]
+        for limit in (*limits, self._limit):
+            longest = longest if limit is None else min(longest, limit * side**2 * processor.temporal_patch_size)
+        return {"shortest_edge": min(shortest, longest), "longest_edge": longest}
+
+    def measure(self, image: Image) -> MeasuredImage:
+        """Tell how an image will be resized.
+
+        Raises:
+            ImageShapeError: it is too elongated.
+        """
+        size = self.bounds(image.max_tokens)
+        rows, columns = self._grid(image, size)
+        key = f"{image.sha256}:{size['shortest_edge']}:{size['longest_edge']}"
+        return MeasuredImage(image, key, size, rows, columns, rows * columns // self._processor.merge_size**2)
+
+    def _grid(self, image: Image, size: dict[str, int]) -> tuple[int, int]:
+        from transformers.models.glm4v.image_processing_pil_glm4v import smart_resize
+
+        processor = self._processor
+        try:
+            height, width = smart_resize(
+                num_frames=processor.temporal_patch_size,
+                height=image.height,
+                width=image.width,
+                temporal_factor=processor.temporal_patch_size,
+                factor=processor.patch_size * processor.merge_size,
+                min_pixels=size["shortest_edge"],
+                max_pixels=size["longest_edge"],
+            )
+        except ValueError as error:
+            size_text = f"{image.width}x{image.height}"
+            raise ImageShapeError(f"An image of {size_text} pixels cannot be shown: {error}.") from error
+        return height // processor.patch_size, width // processor.patch_size
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizedPrompt:
+    """A prompt as token ids, with one image token for each image.
+
+    Attributes:
+        phase: in which state the output starts.
+    """
+
+    ids: list[int]
+    images: tuple[MeasuredImage, ...]
+    phase: Phase
+
+    @property
+    def image_tokens(self) -> int:
+        return sum(image.tokens for image in self.images)
+
+    @property
+    def length(self) -> int:
+        """Tokens that the model reads, each image at its full size."""
+        return len(self.ids) - len(self.images) + self.image_tokens
+
+
+class PromptTokenizer:
+    """Turns rendered prompts into token ids. Thread-safe."""
+
+    def __init__(self, tokenizer: Any, image_token: int, ruler: ImageRuler) -> None:
+        self._tokenizer = tokenizer
+        self._image_token = image_token
+        self._ruler = ruler
+
+    def tokenize(self, prompt: Prompt) -> TokenizedPrompt:
+        """Tokenize a prompt and measure its images.
+
+        Raises:
+            MessageError: placeholders and images do not match.
+            ImageShapeError: an image is too elongated.
+        """
+        images = tuple(self._ruler.measure(image) for image in prompt.images)
+        ids: list[int] = self._tokenizer(prompt.text, add_special_tokens=False)["input_ids"]
+        places = ids.count(self._image_token)
+        if places != len(images):
+            raise MessageError(f"The prompt has {places} places for images, but {len(images)} images are given.")
+        return TokenizedPrompt(ids, images, prompt.phase)
