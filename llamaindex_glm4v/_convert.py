@@ -40,7 +40,8 @@ from glm4v_core import (
 )
 from glm4v_core.errors import MessageError, UnsupportedError
 
-ImageLike = Image | ImageSource | ImageBlock | BaseNode | NodeWithScore
+Holder = ImageSource | ImageBlock | BaseNode | NodeWithScore
+ImageLike = Image | Holder
 """A picture as a path, bytes, data URI, file object, PIL image, block, or as the image of a node or document."""
 
 _ROLES: Mapping[MessageRole, Role] = {
@@ -80,24 +81,29 @@ def to_question(prompt: str, images: Any, max_image_tokens: int | None = None) -
 
 def to_image(source: ImageLike, max_image_tokens: int | None = None) -> Image:
     """Load a picture from anything that holds one."""
+    if isinstance(source, Image):
+        return source
+    return Image.load(to_source(source), max_image_tokens=max_image_tokens)
+
+
+def to_source(holder: Holder) -> ImageSource:
+    """Find the picture that a block, node or document holds, without opening it."""
     data: str | bytes | IOBase | None
     path: str | Path | None
-    match source:
-        case Image():
-            return source
+    match holder:
         case NodeWithScore():
-            return to_image(source.node, max_image_tokens)
+            return to_source(holder.node)
         case ImageBlock():
-            data, path, url = source.image, source.path, source.url
+            data, path, url = holder.image, holder.path, holder.url
         case ImageNode():
-            data, path, url = source.image, source.image_path or source.metadata.get("file_path"), source.image_url
-        case Node() if source.image_resource is not None:
-            data, path, url = source.image_resource.data, source.image_resource.path, source.image_resource.url
+            data, path, url = holder.image, holder.image_path or holder.metadata.get("file_path"), holder.image_url
+        case Node() if holder.image_resource is not None:
+            data, path, url = holder.image_resource.data, holder.image_resource.path, holder.image_resource.url
         case BaseNode():
-            raise MessageError(f"The node {source.node_id} holds no image.", hint="Pass nodes that hold images alone.")
+            raise MessageError(f"The node {holder.node_id} holds no image.", hint="Pass nodes that hold images alone.")
         case _:
-            return Image.load(source, max_image_tokens=max_image_tokens)
-    return Image.load(_source_of(data, path, url, "An image"), max_image_tokens=max_image_tokens)
+            return holder
+    return _source_of(data, path, url, "An image")
 
 
 def to_tools(tools: Iterable[BaseTool | Tool]) -> tuple[Tool, ...]:

@@ -30,10 +30,10 @@ class GLM4VReader(PageReading, BasePydanticReader):
     Pages are in flight together; they are opened as there is room and never held all at once. Breaking off aborts what
     runs. Without an LLM the documents have no text, which is left to `GLM4VOCRTransform`.
 
-    The metadata has `source`, `file_path`, `file_name`, `page` (from 1), `page_label`, `total_pages`, `page_image`,
-    `sha256` (over the pixels), `format`, `width`, `height`, and `notes` where opening the page changed something; with
-    an LLM also `model` and `finish_reason`, of which any but "stop" says that the text is incomplete. Where the page's
-    picture is a file, the document is an `ImageDocument` of it. A page keeps its id from run to run.
+    The metadata has `source`, `file_path`, `file_name`, `page` (from 0), `page_label` (from 1), `total_pages`,
+    `page_image`, `sha256` (over the pixels), `format`, `width`, `height`, and `notes` where opening the page changed
+    something; with an LLM also `model` and `finish_reason`, of which any but "stop" says that the text is incomplete.
+    Where the page's picture is a file, the document is an `ImageDocument` of it. A page keeps its id from run to run.
 
     Example:
         ```python
@@ -139,7 +139,7 @@ def _document(read: PageText[None], extra_info: Mapping[str, Any]) -> Document:
     page = read.page
     metadata = {**extra_info, "source": page.source, "file_path": page.source, "file_name": Path(page.source).name}
     if page.number:
-        metadata |= {"page": page.number, "page_label": str(page.number), "total_pages": page.count}
+        metadata |= {"page": page.number - 1, "page_label": str(page.number), "total_pages": page.count}
     metadata |= read.facts
     place = _place(page.source, page.number)
     picture = metadata.get("page_image", place)

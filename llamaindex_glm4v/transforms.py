@@ -14,9 +14,9 @@ from llama_index.core.ingestion import IngestionCache
 from llama_index.core.schema import BaseNode, ImageNode, Node, TextNode, TransformComponent
 from pydantic import Field
 
-from glm4v_core import Facts, ModelSettings, Page, PageText, Step, UnreadPage, load_page, pull, read_texts
+from glm4v_core import Facts, Image, ModelSettings, Page, PageText, Step, UnreadPage, load_page, pull, read_texts
 from glm4v_core.errors import InputError
-from llamaindex_glm4v._convert import to_image
+from llamaindex_glm4v._convert import to_source
 from llamaindex_glm4v._reading import PageReading, Read, ask_with, hide
 from llamaindex_glm4v.llm import GLM4VMultiModal
 
@@ -24,6 +24,8 @@ COLLECTION = "glm4v_pages"
 """Where in the cache the texts lie."""
 _DECISIVE = {*ModelSettings.model_fields, "thinking", "thinking_budget"} - {"glm4v", "timeout"}
 """Settings of an LLM on which an answer may depend."""
+_OF_PICTURES = ("limits", "root", "fetch", "max_image_tokens")
+"""Page options that hold for single pictures too."""
 
 
 class GLM4VOCRTransform(PageReading, TransformComponent):
@@ -91,10 +93,14 @@ class GLM4VOCRTransform(PageReading, TransformComponent):
         source, number, count = str(facts.get("file_path") or node.node_id), _number(node), facts.get("total_pages", 1)
         try:
             if _has_picture(node):
-                return Page(to_image(node, self._options().get("max_image_tokens")), source, number, count)
+                return Page(self._picture(node), source, number, count)
             return load_page(facts["file_path"], number, **self._options())
         except InputError as error:
             return UnreadPage(error, source, number, count)
+
+    def _picture(self, node: BaseNode) -> Image:
+        options = {name: value for name, value in self._options().items() if name in _OF_PICTURES}
+        return Image.load(to_source(node), **options)  # type: ignore[arg-type]  # checked when they were set
 
     def _remembering(self, step: Step[str]) -> Read:
         ask = ask_with(self.llm, step)
@@ -125,7 +131,7 @@ def _has_picture(node: BaseNode) -> bool:
 
 
 def _number(node: BaseNode) -> int:
-    return int(node.metadata.get("page", 1))
+    return int(node.metadata.get("page", 0)) + 1
 
 
 def _with_text(node: BaseNode, read: PageText[int]) -> BaseNode:

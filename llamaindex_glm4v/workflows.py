@@ -184,10 +184,10 @@ class DocumentWorkflow(Workflow):
 
     async def _choose_steps(self) -> glm4v_core.Workflow:
         """Find the family out, which may load the model."""
-        if self._steps is not None:
-            return self._steps
-        family = await asyncio.to_thread(lambda: self._llm.family)
-        return glm4v_core.document_workflow(self._labels, language=self._language, family=family)
+        if self._steps is None:
+            family = await asyncio.to_thread(lambda: self._llm.family)
+            self._steps = glm4v_core.document_workflow(self._labels, language=self._language, family=family)
+        return self._steps
 
     def _model(self, context: Context, task: PageTask) -> Answering:
         def tell(error: EngineError, attempt: int, delay: float) -> None:
