@@ -66,6 +66,8 @@ class Family:
         weights_gb: size of the weights in bfloat16; FP8 takes about half.
         chat: whether checkpoints come with a chat template.
         ocr_prompt: replaces the built-in OCR prompt where the model was trained on a fixed one.
+        page_question: replaces the wording around a question to one page among several, where the model is too small
+            for it; holds `{question}`.
     """
 
     name: str
@@ -83,6 +85,7 @@ class Family:
     chat: bool = True
     never_thinks: bool = False
     ocr_prompt: str | None = None
+    page_question: str | None = None
 
 
 def _sampling(temperature: float, top_p: float, top_k: int, max_tokens: int) -> Sampling:
@@ -195,6 +198,7 @@ FAMILIES: tuple[Family, ...] = (
         needs={"transformers": "5.0.0", "vllm": "0.12.0"},
         weights_gb=0.013,
         limits=VisionLimits(max_images=8, max_pixels=200_704),
+        page_question="{question}",
     ),
 )
 
