@@ -32,6 +32,7 @@ def _engines(findings: Findings) -> Table:
     table = Table("engine", "state", title="Engines")
     for name, state in findings.engines.items():
         table.add_row(name, Text(state, "green" if state == READY else "yellow"))
+    table.add_row("auto", Text(findings.auto))
     return table
 
 

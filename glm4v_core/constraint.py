@@ -1,7 +1,7 @@
 """What an answer may look like: eager checks of schemas, choices and tools, and the grammar that enforces them.
 
-The grammar is text in llguidance's dialect of Lark and covers the answer alone: engines start it when the thought is
-over, or with the first token that does not open one.
+The grammar is text in llguidance's dialect of Lark. It covers the answer alone, for engines that start it when the
+thought is over, or the whole turn, for engines that apply a grammar from the first token on.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any, assert_never
 
 from glm4v_core.dialects import BOX_TAGS, TOOL_TAGS, Dialect
 from glm4v_core.errors import ConstraintError, InvalidOutputError
+from glm4v_core.parsing import Phase
 from glm4v_core.schemas import check_json, check_schema
 from glm4v_core.tool_calls import CALL_END, CALL_START
 from glm4v_core.types import Choices, Constraint, JsonSchema, Regex, Request, Tool
@@ -62,8 +63,12 @@ def check_constraint(request: Request) -> None:
             assert_never(request.constraint)
 
 
-def compile_grammar(request: Request, dialect: Dialect) -> Grammar | None:
+def compile_grammar(request: Request, dialect: Dialect, turn: Phase | None = None) -> Grammar | None:
     """Write the grammar of everything between the thought and the token that ends the turn.
+
+    Args:
+        turn: where the model's output starts, for a grammar of the whole turn: it lets the model think as the phase
+            allows, and end the answer with any token that ends a turn.
 
     Returns:
         None when the request constrains nothing.
@@ -76,7 +81,10 @@ def compile_grammar(request: Request, dialect: Dialect) -> Grammar | None:
     answer = _answer(lark, request)
     if answer is None:
         return None
-    lark.rule("start", f"{_lead(dialect)} ({answer})")
+    start = f"{_lead(dialect)} ({answer})"
+    if turn is not None:
+        start = f"{_thought(lark, dialect, turn)} {start} ({' | '.join(dialect.end_of_turn)})?"
+    lark.rule("start", start)
     return _checked("\n".join(lark.lines))
 
 
@@ -145,6 +153,16 @@ class _Lark:
 def _lead(dialect: Dialect) -> str:
     """Allow what models write before an answer: a newline, and the tag that opens it."""
     return f"({_NEWLINE} {dialect.answer[0]})? {_NEWLINE}" if dialect.answer else _NEWLINE
+
+
+def _thought(lark: _Lark, dialect: Dialect, phase: Phase) -> str:
+    """Allow the thought that may still come: any text, and the tags around boxes."""
+    if dialect.think is None or phase == "answer":
+        return ""
+    opening, closing = dialect.think
+    text = lark.rule("THOUGHT", "/(?s:.+)/")
+    rest = f"({text}? {_BOX_TAG})* {text}? {closing}"
+    return rest if phase == "thinking" else f"({_NEWLINE} {opening} {rest})?"
 
 
 def _answer(lark: _Lark, request: Request) -> str | None:

@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, get_args
 
-from glm4v_core.engines.loading import plan_engine
+from glm4v_core.engines.loading import choose_engine, plan_engine
+from glm4v_core.engines.vllm_support import vllm_version
 from glm4v_core.errors import ConfigError, ModelNotFoundError
 from glm4v_core.families import FAMILIES, EngineName, Family
 from glm4v_core.tiny import checkpoint_path
@@ -71,6 +72,7 @@ class Findings:
 
     Attributes:
         engines: "ready", or what is in the way.
+        auto: what engine "auto" is here, and why.
     """
 
     system: str
@@ -78,6 +80,7 @@ class Findings:
     packages: tuple[Package, ...]
     devices: tuple[Device, ...]
     engines: Mapping[str, str]
+    auto: str
     models: tuple[ModelFinding, ...]
 
     def as_json(self) -> dict[str, Any]:
@@ -95,6 +98,7 @@ def examine() -> Findings:
         packages=packages,
         devices=devices,
         engines=engines,
+        auto=": ".join(choose_engine()),
         models=tuple(_examine_model(family, devices, engines) for family in FAMILIES),
     )
 
@@ -141,7 +145,7 @@ def _outdated(library: str, needed: str | None) -> str:
         return ""
     from packaging.version import Version
 
-    found = version(library)
+    found = _version(library) or "0"
     return "" if Version(found) >= Version(needed) else f"{library} {found} is older than {needed}"
 
 
@@ -154,6 +158,8 @@ def _tiny_obstacles() -> list[str]:
 
 
 def _version(package: str) -> str | None:
+    if package == "vllm":
+        return vllm_version()
     try:
         return version(package)
     except PackageNotFoundError:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from glm4v_core.engines import Engine, EngineInfo, TokenCount
-from glm4v_core.errors import EngineClosedError, MissingDependencyError, UnknownOptionError, UnsupportedError
+from glm4v_core.errors import EngineClosedError, MissingDependencyError, UnknownOptionError
 from glm4v_core.tiny import checkpoint_path
 from glm4v_core.types import Piece, Request
 
@@ -44,16 +44,16 @@ def plan_engine(model: str | os.PathLike[str] | None, engine: str | None, option
 
     Raises:
         UnknownOptionError: an engine or option that nobody knows.
-        UnsupportedError: an engine that this version does not have.
-        MissingDependencyError: a library that the engine needs is not installed.
+        MissingDependencyError: a library that the engine needs is not installed, or has an untested version.
     """
     named = model or os.environ.get(MODEL_VARIABLE)
     model = os.fspath(named or "tiny")
     engine = engine or os.environ.get(ENGINE_VARIABLE) or "auto"
     match engine:
         case "auto":
-            plan = _plan_transformers(model, options)
-            _log.info("Engine transformers chosen for %s: no other engine of this version loads models.", model)
+            chosen, reason = choose_engine()
+            plan = plan_engine(model, chosen, options)
+            _log.info("Engine %s chosen for %s: %s.", chosen, model, reason)
             return plan
         case "transformers":
             return _plan_transformers(model, options)
@@ -62,11 +62,35 @@ def plan_engine(model: str | os.PathLike[str] | None, engine: str | None, option
         case "server":
             return _plan_server(model if named else None, options)
         case "vllm":
-            raise UnsupportedError(f"The {engine} engine is not built yet.", hint="Use engine='transformers'.")
+            return _plan_vllm(model, options)
         case _:
             raise UnknownOptionError(
-                f"There is no engine {engine!r}.", hint="Engines: auto, transformers, server, scripted."
+                f"There is no engine {engine!r}.", hint="Engines: auto, vllm, transformers, server, scripted."
             )
+
+
+def choose_engine() -> tuple[str, str]:
+    """Return what engine "auto" is on this machine, and why."""
+    from glm4v_core.engines.vllm_support import obstacle
+
+    found = obstacle()
+    return ("transformers", found) if found else ("vllm", "vLLM is installed and a GPU that it supports is there")
+
+
+def _plan_vllm(model: str, options: Mapping[str, Any]) -> Plan:
+    from glm4v_core.engines.vllm_options import VllmOptions
+    from glm4v_core.engines.vllm_support import check_vllm
+
+    settings = VllmOptions.from_mapping(options)
+    check_vllm()
+    source = _source(model)
+
+    def load() -> Engine:
+        from glm4v_core.engines.vllm import VllmEngine
+
+        return VllmEngine.load(source, settings)
+
+    return Plan(("vllm", source, settings), load)
 
 
 def _plan_transformers(model: str, options: Mapping[str, Any]) -> Plan:

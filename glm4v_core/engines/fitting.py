@@ -1,0 +1,151 @@
+"""Will a model fit? An estimate from its configuration, before minutes are spent on loading it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from glm4v_core.errors import ModelLoadError
+
+GIB = 2**30
+DEFAULT_SHARE = 0.92
+"""The part of a device's memory that vLLM takes when nothing is said."""
+DEFAULT_BATCH = 8192
+"""Tokens that vLLM reads in one step on large devices."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """The numbers of a configuration that memory depends on.
+
+    Attributes:
+        head: size of one attention head.
+        inner: width of the feed-forward layers, as `vision_inner` of the vision encoder's.
+    """
+
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    head: int
+    inner: int
+    vocabulary: int
+    vision_hidden: int
+    vision_inner: int
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> Shape:
+        """Read a config.json of the family."""
+        text, vision = config.get("text_config") or config, config.get("vision_config") or {}
+        heads, hidden = int(text["num_attention_heads"]), int(text["hidden_size"])
+        vision_hidden = int(vision.get("hidden_size", 0))
+        return cls(
+            layers=int(text["num_hidden_layers"]),
+            hidden=hidden,
+            heads=heads,
+            kv_heads=int(text.get("num_key_value_heads") or heads),
+            head=int(text.get("head_dim") or hidden // heads),
+            inner=int(text["intermediate_size"]),
+            vocabulary=int(text["vocab_size"]),
+            vision_hidden=vision_hidden,
+            vision_inner=int(vision.get("intermediate_size") or 4 * vision_hidden),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How a model is to be loaded.
+
+    Attributes:
+        weights: bytes of all weight files.
+        width: bytes of one number in computations; `kv_width` of one stored key or value.
+        image_tokens: visual tokens of the largest image.
+        offloaded: bytes of weights per device that stay in the computer's memory.
+    """
+
+    weights: int
+    context: int
+    image_tokens: int
+    width: int = 2
+    kv_width: int = 2
+    tensor_parallel: int = 1
+    pipeline_parallel: int = 1
+    batch: int = DEFAULT_BATCH
+    offloaded: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """Bytes on one device: weights, work space for reading a prompt and its largest image, one full context."""
+
+    weights: int
+    work: int
+    context: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.work + self.context
+
+
+def weight_bytes(folder: Path) -> int:
+    """Add up the safetensors files of a checkpoint, as they are on the device too, quantised or not."""
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+
+
+def bytes_per_token(shape: Shape, plan: Plan) -> int:
+    """Count the keys and values of one token on one device."""
+    heads = max(1, shape.kv_heads // plan.tensor_parallel)
+    layers = -(-shape.layers // plan.pipeline_parallel)
+    return 2 * layers * heads * shape.head * plan.kv_width
+
+
+def needs(shape: Shape, plan: Plan) -> Needs:
+    """Estimate what one device must hold for one request to use the whole context.
+
+    The work space is the larger of two peaks that never meet: the feed-forward layer of the vision encoder on the
+    largest image, four patches to a token, and that of the language model on a full batch with its logits.
+    """
+    weights = plan.weights // (plan.tensor_parallel * plan.pipeline_parallel) - plan.offloaded
+    seeing = 4 * plan.image_tokens * (6 * shape.vision_hidden + 2 * shape.vision_inner // plan.tensor_parallel)
+    reading = plan.batch * (4 * shape.hidden + 2 * shape.inner // plan.tensor_parallel)
+    choosing = 256 * shape.vocabulary * 4
+    work = max(seeing * plan.width, reading * plan.width + choosing)
+    return Needs(max(0, weights), work, plan.context * bytes_per_token(shape, plan))
+
+
+def check_fit(shape: Shape, plan: Plan, memory: int, *, share: float | None = None) -> Needs:
+    """Hold the estimate against one device's memory.
+
+    Raises:
+        ModelLoadError: it does not fit; the hint says what would help.
+    """
+    found = needs(shape, plan)
+    room = int(memory * (DEFAULT_SHARE if share is None else share))
+    if found.total <= room:
+        return found
+    message = (
+        f"The model does not fit: {_gib(found.weights)} of weights, {_gib(found.work)} to work in and "
+        f"{_gib(found.context)} for a context of {plan.context} tokens make {_gib(found.total)}, "
+        f"and vLLM may use {_gib(room)} of each device."
+    )
+    raise ModelLoadError(message, hint=_advice(shape, plan, found, room))
+
+
+def _advice(shape: Shape, plan: Plan, found: Needs, room: int) -> str:
+    tokens = (room - found.weights - found.work) // bytes_per_token(shape, plan)
+    if tokens >= 1024:
+        return (
+            f"Set max_model_len={tokens // 1024 * 1024} or less, or kv_cache_dtype='fp8'; smaller images "
+            "(max_image_tokens) leave more of it to text. check_memory=False skips this estimate."
+        )
+    advice = [] if plan.weights <= room else ["an FP8 or AWQ checkpoint, or quantization='fp8'"]
+    advice.append(f"tensor_parallel_size={2 * plan.tensor_parallel} on more devices")
+    if found.work > found.weights // 4:
+        advice.append("max_image_tokens=1024 and a smaller max_num_batched_tokens")
+    return f"What helps: {'; '.join(advice)}; a smaller model. check_memory=False skips this estimate."
+
+
+def _gib(size: int) -> str:
+    return f"{size / GIB:.1f} GiB"

