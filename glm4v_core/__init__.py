@@ -9,6 +9,7 @@ from glm4v_core.answering import (
     aquery_pages,
     check_route,
     choose_answer,
+    evidence_of,
     page_request,
     query_pages,
 )
@@ -26,7 +27,7 @@ from glm4v_core.model import Glm4v
 from glm4v_core.ordered import in_order
 from glm4v_core.page_files import Paths, find_files, find_scans
 from glm4v_core.pages import FailedPage, Page, PageOptions, count_pages, load_page, load_pages
-from glm4v_core.pagestore import PAGES_FOUND, FoundPage, PageStore, Place, StoredPage
+from glm4v_core.pagestore import PAGES_FOUND, PageStore
 from glm4v_core.reading import (
     Facts,
     OnError,
@@ -39,6 +40,7 @@ from glm4v_core.reading import (
 )
 from glm4v_core.schemas import closed_schema
 from glm4v_core.settings import SAMPLING_SETTINGS, ModelSettings, call_settings
+from glm4v_core.stored_page import FoundPage, Place, StoredPage, page_facts, page_id
 from glm4v_core.task_prompts import Language
 from glm4v_core.tasks import Answering, Step
 from glm4v_core.types import (
@@ -160,6 +162,7 @@ __all__ = [
     "count_pages",
     "document_workflow",
     "errors",
+    "evidence_of",
     "find_files",
     "find_scans",
     "in_order",
@@ -167,6 +170,8 @@ __all__ = [
     "load_page",
     "load_pages",
     "open_pages",
+    "page_facts",
+    "page_id",
     "page_request",
     "pull",
     "query_pages",

@@ -7,17 +7,20 @@ What a page says is data: its text is wrapped, no tool is offered while it is re
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Unpack
+from typing import Any, Literal, Unpack
 
 from glm4v_core.engines.loop import run
-from glm4v_core.errors import ConfigError
+from glm4v_core.errors import ConfigError, PageError
+from glm4v_core.families import Family
 from glm4v_core.images import Image
-from glm4v_core.pages import PageOptions
-from glm4v_core.pagestore import PAGES_FOUND, PageStore, Place
+from glm4v_core.model import Glm4v
+from glm4v_core.pages import PageOptions, load_page
+from glm4v_core.pagestore import PAGES_FOUND, PageStore
+from glm4v_core.stored_page import Place
 from glm4v_core.task_prompts import ASK_PAGE, NOT_ON_PAGE, Language
-from glm4v_core.tasks import Answering, ask
+from glm4v_core.tasks import ask
 from glm4v_core.types import Completion, Message, Request
 
 Route = Literal["image", "text", "both"]
@@ -66,7 +69,7 @@ class SourcedAnswer:
 
 def query_pages(
     store: PageStore,
-    model: Answering,
+    model: Glm4v,
     question: str,
     *,
     k: int = PAGES_FOUND,
@@ -80,7 +83,7 @@ def query_pages(
 
 async def aquery_pages(
     store: PageStore,
-    model: Answering,
+    model: Glm4v,
     question: str,
     *,
     k: int = PAGES_FOUND,
@@ -104,8 +107,8 @@ async def aquery_pages(
         PageError: the picture of a page is gone.
     """
     evidence = await asyncio.to_thread(find_evidence, store, question, k=k, route=route, **options)
-    requests = [page_request(question, page, route, language) for page in evidence]
-    completions = await asyncio.gather(*map(model.agenerate, requests))
+    requests = [page_request(question, page, route, language=language, family=model.info.family) for page in evidence]
+    completions = await model.agenerate_many(requests)
     return choose_answer(question, evidence, completions)
 
 
@@ -125,14 +128,53 @@ def find_evidence(
     ]
 
 
-def page_request(question: str, evidence: Evidence, route: Route, language: Language = "en") -> Request:
+def evidence_of(
+    facts: Mapping[str, Any], text: str, route: Route, store: PageStore | None = None, **options: Unpack[PageOptions]
+) -> Evidence:
+    """Make evidence of what a host's retriever found.
+
+    Args:
+        facts: as `page_facts` writes them.
+        text: of the page.
+        route: unless it is "text", the picture is opened.
+        store: where pictures come from; without it, from the files that the facts name.
+        **options: to open pages with; with a store, over those of its index.
+
+    Raises:
+        PageError: a fact is missing, or the picture is gone.
+    """
+    try:
+        place = Place(facts["source"], facts["page"] + 1, facts["total_pages"])
+    except KeyError as error:
+        raise PageError(
+            f"A page has no {error} in its metadata.",
+            hint="Make documents of stored pages, or with a loader or reader.",
+        ) from error
+    sha256 = facts.get("sha256", "")
+    if route == "text":
+        return Evidence(place, text, None, sha256)
+    image = store.image(sha256, **options) if store else load_page(place.source, place.number, **options).image
+    return Evidence(place, text, image, image.sha256)
+
+
+def page_request(
+    question: str, evidence: Evidence, route: Route, *, language: Language = "en", family: Family | None = None
+) -> Request:
     """Ask one page. Its text is wrapped as data, and there are no tools.
+
+    Args:
+        question: of the user.
+        evidence: the page.
+        route: what of it is shown to the model.
+        language: of what is said around the question.
+        family: of the model, for one that has a wording of its own.
 
     Raises:
         ConfigError: the route needs a picture that is not there.
     """
     check_route(route)
-    step = ask(ASK_PAGE[language].format(question=question))
+    wording = family.page_question if family is not None else None
+    step = ask((wording or ASK_PAGE[language]).format(question=question))
     if route == "text":
         return step.request(evidence.text)
     if evidence.image is None:

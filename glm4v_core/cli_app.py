@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from glm4v_core.answering import Route
 from glm4v_core.cli_plan import Plan, Preset, Task, page_options, split
 from glm4v_core.errors import ConfigError
+from glm4v_core.pages import PageOptions
+from glm4v_core.pagestore import PAGES_FOUND
 from glm4v_core.task_prompts import Language
 
 if TYPE_CHECKING:
@@ -39,6 +42,14 @@ Resume = Annotated[
     bool, typer.Option("--resume", help="Go on with the results in the folder: keep what is done, retry what failed.")
 ]
 Paths = Annotated[list[Path], typer.Argument(help="Pictures, PDF files, and folders of them.")]
+Dpi = Annotated[float, typer.Option(help="Resolution at which PDF pages are rendered.")]
+MaxPages = Annotated[int, typer.Option(help="A file with more pages fails.")]
+Frames = Annotated[str, typer.Option(help="Pages of each file: all, first, or a number.")]
+Password = Annotated[str | None, typer.Option(help="Opens encrypted PDF files.")]
+ImageTokens = Annotated[int | None, typer.Option(help="Larger pages are scaled down to this.")]
+Store = Annotated[Path, typer.Option(help="The page store, one file.")]
+Json = Annotated[bool, typer.Option("--json", help="Machine-readable.")]
+STORE = Path("glm4v-pages.sqlite")
 OutFolder = Annotated[Path, typer.Option(help="Folder for results.jsonl, .json, .csv and report.html.")]
 
 
@@ -56,11 +67,11 @@ def run(
     engine: Engine = None,
     option: EngineOptions = None,
     language: Prompts = "en",
-    dpi: Annotated[float, typer.Option(help="Resolution at which PDF pages are rendered.")] = 200,
-    max_pages: Annotated[int, typer.Option(help="A file with more pages fails.")] = 1000,
-    frames: Annotated[str, typer.Option(help="Pages of each file: all, first, or a number.")] = "all",
-    password: Annotated[str | None, typer.Option(help="Opens encrypted PDF files.")] = None,
-    max_image_tokens: Annotated[int | None, typer.Option(help="Larger pages are scaled down to this.")] = None,
+    dpi: Dpi = 200,
+    max_pages: MaxPages = 1000,
+    frames: Frames = "all",
+    password: Password = None,
+    max_image_tokens: ImageTokens = None,
     concurrency: Concurrency = 16,
     overwrite: Overwrite = False,
     resume: Resume = False,
@@ -120,7 +131,76 @@ def evaluate(
 
 
 @app.command()
-def doctor(as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False) -> None:
+def index(
+    paths: Paths,
+    store: Store = STORE,
+    labels: Labels = None,
+    keep_pictures: Annotated[
+        bool, typer.Option("--keep-pictures", help="Put page pictures into the store; else they stay in their files.")
+    ] = False,
+    model: Model = None,
+    engine: Engine = None,
+    option: EngineOptions = None,
+    language: Prompts = "en",
+    dpi: Dpi = 200,
+    max_pages: MaxPages = 1000,
+    frames: Frames = "all",
+    password: Password = None,
+    max_image_tokens: ImageTokens = None,
+    concurrency: Concurrency = 16,
+    as_json: Json = False,
+) -> None:
+    """Read scans into a page store, for `glm4v query`: new and changed pages only; files that went away are forgotten.
+
+    Exits with 0 when all pages are in the store, 1 when some failed, 2 when nothing usable came out.
+    """
+    from glm4v_core.cli_pages import index_pages
+    from glm4v_core.ingestion import IngestOptions
+
+    pages = page_options(frames, dpi=dpi, max_pages=max_pages, password=password, max_image_tokens=max_image_tokens)
+    options = IngestOptions(split(labels), language, concurrency, keep_pictures)
+    load = partial(_load, model, engine, option)
+    raise typer.Exit(index_pages(paths, store, options, pages, load, as_json=as_json))
+
+
+@app.command()
+def query(
+    question: str,
+    store: Store = STORE,
+    pages: Annotated[int, typer.Option(min=1, help="How many pages to find and ask.")] = PAGES_FOUND,
+    route: Annotated[Route, typer.Option(help="What of a page the model is shown: image, text or both.")] = "both",
+    picture: Annotated[Path | None, typer.Option(help="File for the picture of the cited page, as PNG.")] = None,
+    model: Model = None,
+    engine: Engine = None,
+    option: EngineOptions = None,
+    language: Prompts = "en",
+    password: Password = None,
+    as_json: Json = False,
+) -> None:
+    """Answer a question from the pages of a store, with source and page.
+
+    Exits with 0 when a page answers, 1 when none does.
+    """
+    from glm4v_core.cli_pages import answer_question
+
+    options = PageOptions() if password is None else PageOptions(password=password)
+    load = partial(_load, model, engine, option)
+    status = answer_question(
+        question,
+        store,
+        load,
+        k=pages,
+        route=route,
+        language=language,
+        picture=picture,
+        as_json=as_json,
+        page_options=options,
+    )
+    raise typer.Exit(status)
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
     """Say what is installed, and which engines and models would run on this machine."""
     from glm4v_core.cli_doctor import print_findings
     from glm4v_core.doctor import examine

@@ -9,8 +9,7 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self, Unpack
@@ -21,6 +20,7 @@ from glm4v_core.lexicon import page_terms, query_terms
 from glm4v_core.page_files import FileStamp
 from glm4v_core.pages import PageOptions, load_page
 from glm4v_core.store_file import Row, StoreFile, Write
+from glm4v_core.stored_page import FoundPage, Place, StoredPage
 from glm4v_core.workflow import DocumentResult, Failure, PageFailure, PageInfo
 
 PAGES_FOUND = 3
@@ -31,42 +31,6 @@ _FORGET_FILE = (
     "delete from files where source = ?",
     "delete from failures where source = ?",
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a page stands; `number` counts from 1."""
-
-    source: str
-    number: int
-    count: int
-
-
-@dataclass(frozen=True, slots=True)
-class StoredPage:
-    """A page as it was read.
-
-    Attributes:
-        sha256: over its pixels.
-        places: the files that hold it, sorted; at least one.
-        warnings: steps whose answer is incomplete, as "step:finish reason".
-    """
-
-    sha256: str
-    text: str
-    summary: str
-    label: str | None
-    model: str
-    warnings: tuple[str, ...]
-    places: tuple[Place, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class FoundPage:
-    """A page that a question led to; a higher score is a better match."""
-
-    page: StoredPage
-    score: float
 
 
 class PageStore:
@@ -104,9 +68,10 @@ class PageStore:
         """Count the pages."""
         return int(self._file.rows("select count(*) from pages")[0][0])
 
-    def pages(self) -> Iterator[StoredPage]:
-        """Yield all pages in the order in which they came in."""
-        return map(self._page, self._file.rows("select * from shown order by id"))
+    def pages(self) -> tuple[StoredPage, ...]:
+        """List all pages in the order in which they came in."""
+        with self._file.reading():
+            return tuple(map(self._page, self._file.rows("select * from shown order by id")))
 
     def get(self, sha256: str) -> StoredPage:
         """Return a page by its content hash.
@@ -114,10 +79,11 @@ class PageStore:
         Raises:
             PageError: it is not in the store.
         """
-        rows = self._file.rows("select * from shown where sha256 = ?", sha256)
-        if not rows:
+        with self._file.reading():
+            pages = tuple(map(self._page, self._file.rows("select * from shown where sha256 = ?", sha256)))
+        if not pages:
             raise PageError(f"{self.path} has no page {sha256[:12]}.", hint="Index its folder again.")
-        return self._page(rows[0])
+        return pages[0]
 
     def failures(self) -> tuple[PageFailure, ...]:
         """List the pages and files that failed when their folder was indexed last."""
@@ -138,13 +104,13 @@ class PageStore:
         terms = [f'"{term[:-1]}"*' if term.endswith("*") else f'"{term}"' for term in query_terms(question)]
         if not terms:
             return ()
-        rows = self._file.rows(
+        statement = (
             "select shown.*, -bm25(terms) as score from terms join shown on shown.id = terms.rowid"
-            " where terms match ? order by score desc, shown.id limit ?",
-            " OR ".join(terms),
-            k,
+            " where terms match ? order by score desc, shown.id limit ?"
         )
-        return tuple(FoundPage(self._page(row[:-1]), row[-1]) for row in rows)
+        with self._file.reading():
+            rows = self._file.rows(statement, " OR ".join(terms), k)
+            return tuple(FoundPage(self._page(row[:-1]), row[-1]) for row in rows)
 
     def image(self, sha256: str, **options: Unpack[PageOptions]) -> Image:
         """Return the picture of a page: the kept one, or from one of its files as long as that did not change.
@@ -242,8 +208,8 @@ class PageStore:
                 values = (source, page.number, page.count, error.code, error.message, error.hint)
                 write("insert into failures values (?, ?, ?, ?, ?, ?)", *values)
             if not failures:
-                values = (stamp.bytes, stamp.modified, recipe, source)
-                write("update files set bytes = ?, modified = ?, recipe = ? where source = ?", *values)
+                stamped = (stamp.bytes, stamp.modified, recipe, source)
+                write("update files set bytes = ?, modified = ?, recipe = ? where source = ?", *stamped)
             _sweep(write)
 
     def sources(self) -> tuple[str, ...]:
@@ -259,15 +225,15 @@ class PageStore:
             _sweep(write)
 
     def _page(self, row: Row) -> StoredPage:
-        *values, warnings, _ = row
-        rows = self._file.rows("select source, number, count from places where sha256 = ? order by 1, 2", row[0])
+        sha256, text, summary, label, model, warnings, _ = row
+        rows = self._file.rows("select source, number, count from places where sha256 = ? order by 1, 2", sha256)
         places = tuple(Place(os.fsdecode(source), *numbers) for source, *numbers in rows)
-        return StoredPage(*values, tuple(json.loads(warnings)), places)
+        return StoredPage(sha256, text, summary, label, model, tuple(json.loads(warnings)), places)
 
     def _options(self, source: str, options: PageOptions) -> PageOptions:
         """Set the caller's options over those with which a file was indexed."""
-        ((kept,),) = self._file.rows("select options from files where source = ?", source)
-        merged: PageOptions = json.loads(kept) | options
+        rows = self._file.rows("select options from files where source = ?", source)
+        merged: PageOptions = (json.loads(rows[0][0]) if rows else {}) | options
         return merged
 
 

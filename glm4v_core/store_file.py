@@ -77,12 +77,23 @@ class StoreFile:
             return self._connection.execute(statement, tuple(map(_bound, values))).fetchall()
 
     @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Let several reads see one state, whatever others write meanwhile."""
+        with self._transaction("begin"):
+            yield
+
+    @contextmanager
     def writing(self) -> Iterator[Write]:
         """Give a function that writes; all of it is kept when the block ends well, and none when it does not."""
+        with self._transaction("begin immediate"):
+            yield self._write
+
+    @contextmanager
+    def _transaction(self, begin: str) -> Iterator[None]:
         with self._lock, self._errors():
-            self._connection.execute("begin immediate")
+            self._connection.execute(begin)
             try:
-                yield self._write
+                yield
             except BaseException:
                 self._connection.rollback()
                 raise

@@ -127,7 +127,7 @@ class GLM4VBlobParser(BaseBlobParser):
 
     def _choose_step(self) -> Step[str]:
         """Find the family out, which may load the model."""
-        return self._step or tasks.ocr(self._language, family=_family(self._llm))
+        return self._step or tasks.ocr(self._language, family=family_of(self._llm))
 
 
 class ScannedDocumentLoader(BaseLoader):
@@ -186,7 +186,7 @@ def _document(read: PageText[Blob]) -> Document:
     return Document(page_content=read.text, metadata=metadata)
 
 
-def _family(llm: Runnable[LanguageModelInput, AIMessage]) -> Family | None:
+def family_of(llm: Runnable[LanguageModelInput, AIMessage]) -> Family | None:
     """Look through bindings and retries for the ChatGLM4V, and load it."""
     while isinstance(llm, RunnableBindingBase):
         llm = llm.bound

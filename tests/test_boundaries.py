@@ -37,9 +37,9 @@ LAYERS = tuple(
         ordered tasks workflow
         shared settings
         page_files reading page_html metrics evaluation_truth evaluation_probes evaluation evaluation_report
-        lexicon store_file pagestore
+        lexicon store_file stored_page pagestore
         results report doctor resume resume_settings ingestion answering
-        cli_plan cli_ask cli_doctor cli_outputs cli_eval cli_run cli_app cli
+        cli_plan cli_ask cli_doctor cli_outputs cli_eval cli_run cli_pages cli_app cli
     """.strip().splitlines()
 )
 ENGINES = frozenset({"engines.transformers", "engines.vllm", "engines.server", "engines.scripted"})

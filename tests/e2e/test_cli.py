@@ -5,45 +5,15 @@ from __future__ import annotations
 import csv
 import json
 import os
-import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import PIL.Image
 import pytest
 
-from glm4v_core import cli
+from tests.e2e.conftest import Command
 
 ANSWERS = ["INVOICE 1\nTotal 5", "An invoice.", "invoice"]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    status: int
-    out: str
-    err: str
-
-
-Command = Callable[..., Outcome]
-
-
-@pytest.fixture
-def glm4v(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Run the command with these arguments; `answers` are what the model says."""
-    monkeypatch.setenv("COLUMNS", "240")
-    monkeypatch.delenv("GLM4V_MODEL", raising=False)
-
-    def run(*arguments: object, answers: list[Any] | None = None) -> Outcome:
-        scripted = ["--engine", "scripted", "--option", f"answers={json.dumps(answers)}"] if answers is not None else []
-        monkeypatch.setattr(sys, "argv", ["glm4v", *map(str, arguments), *scripted])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        status = ended.value.code
-        return Outcome(int(status or 0), *capsys.readouterr())
-
-    return run
 
 
 @pytest.fixture

@@ -1,0 +1,156 @@
+"""Scanned pages by a question: a retriever over a page store, and a chain that answers from the pages it finds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from operator import itemgetter
+from typing import Any, Unpack
+
+from langchain_core.callbacks import CallbackManagerForRetrieverRun
+from langchain_core.documents import Document
+from langchain_core.language_models import LanguageModelInput
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
+from langchain_core.retrievers import BaseRetriever
+from langchain_core.runnables import Runnable, RunnableLambda, RunnablePassthrough
+from pydantic import ConfigDict, Field
+
+from glm4v_core import (
+    PAGES_FOUND,
+    Evidence,
+    Image,
+    Language,
+    PageOptions,
+    PageStore,
+    Request,
+    Route,
+    SourcedAnswer,
+    StoredPage,
+    Text,
+    check_route,
+    choose_answer,
+    evidence_of,
+    load_pages,
+    page_facts,
+    page_id,
+    page_request,
+)
+from langchain_glm4v._convert import image_block
+from langchain_glm4v._results import to_completion
+from langchain_glm4v.documents import family_of
+
+State = dict[str, Any]
+
+
+class PageRetriever(BaseRetriever):
+    """Finds pages of a store by the words of a question, best match first.
+
+    The metadata of a document is `source`, `page` (from 0), `total_pages`, `sha256`, `summary`, `model`, `score`, and
+    `label` where there is one. Of a page that stands in several files it names the first; `store.get` knows all.
+
+    Example:
+        ```python
+        store = PageStore("glm4v-pages.sqlite")
+        ingest(store, llm.load(), "scans/")
+        PageRetriever(store=store).invoke("What is the total on the invoice from Marsh & Thorne?")
+        ```
+    """
+
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+
+    store: PageStore = Field(exclude=True, repr=False)
+    k: int = Field(default=PAGES_FOUND, ge=1)
+    """Most pages to find; a call may say otherwise, as in `invoke(question, k=1)`."""
+
+    def _get_relevant_documents(
+        self, query: str, *, run_manager: CallbackManagerForRetrieverRun, k: int | None = None
+    ) -> list[Document]:
+        found = self.store.search(query, self.k if k is None else k)
+        return [page_document(each.page, score=each.score) for each in found]
+
+
+def page_document(page: StoredPage, **metadata: Any) -> Document:
+    """Make a document of a stored page, for a vector store that takes the place of the lexical index.
+
+    Its id comes from the page's content hash, so that the same page is not added twice.
+
+    Args:
+        page: of a `PageStore`.
+        **metadata: to be added.
+    """
+    return Document(page_content=page.text, metadata={**page_facts(page), **metadata}, id=page_id(page.sha256))
+
+
+def page_query_chain(
+    llm: Runnable[LanguageModelInput, AIMessage],
+    retriever: Runnable[str, list[Document]],
+    *,
+    store: PageStore | None = None,
+    route: Route = "both",
+    language: Language = "en",
+    **options: Unpack[PageOptions],
+) -> Runnable[str, SourcedAnswer]:
+    """Answer questions from scanned pages: find pages, ask each by itself, and answer with the best that knows.
+
+    An answer comes with its page and the page's picture. What a page says is data: its text is wrapped, and tools
+    bound to the model are not offered while it reads.
+
+    Args:
+        llm: a ChatGLM4V, or a runnable around one.
+        retriever: a `PageRetriever`, or anything else that gives documents with the metadata of `page_document`, such
+            as the retriever of a vector store.
+        store: where the pictures come from; without it, from the files that the metadata names.
+        route: what of a page is shown to the model.
+        language: of what is said around the question.
+        **options: to open pages with; with a store, over those of its index.
+
+    Raises:
+        ConfigError: a setting is out of range.
+    """
+    check_route(route)
+    load_pages(b"", **options)  # checks the options, and reads nothing
+    if store is None and isinstance(retriever, PageRetriever):
+        store = retriever.store
+    prompts = RunnableLambda(partial(_prompts, llm, route, language), name="prompts")
+    chain = (
+        RunnableLambda(_begin, name="begin")
+        | RunnablePassthrough.assign(documents=itemgetter("question") | retriever)
+        | RunnablePassthrough.assign(evidence=RunnableLambda(partial(_open, store, route, options), name="pages"))
+        | RunnablePassthrough.assign(messages=prompts | llm.bind(tools=None, tool_choice=None, reasoning=False).map())
+        | RunnableLambda(_choose, name="answer")
+    )
+    return chain.with_config(run_name="page_query_chain")
+
+
+def _begin(question: str) -> State:
+    return {"question": question}
+
+
+def _open(store: PageStore | None, route: Route, options: PageOptions, state: State) -> list[Evidence]:
+    documents: Sequence[Document] = state["documents"]
+    return [evidence_of(found.metadata, found.page_content, route, store, **options) for found in documents]
+
+
+def _prompts(
+    llm: Runnable[LanguageModelInput, AIMessage], route: Route, language: Language, state: State
+) -> list[list[BaseMessage]]:
+    question, pages = state["question"], state["evidence"]
+    family = family_of(llm) if pages else None  # to find it out may load the model
+    return [[_message(page_request(question, page, route, language=language, family=family))] for page in pages]
+
+
+def _choose(state: State) -> SourcedAnswer:
+    return choose_answer(
+        state["question"], state["evidence"], [to_completion(message) for message in state["messages"]]
+    )
+
+
+def _message(request: Request) -> HumanMessage:
+    parts = [part for message in request.messages for part in message.parts]
+    return HumanMessage(
+        [
+            image_block(part) if isinstance(part, Image) else {"type": "text", "text": part.text}
+            for part in parts
+            if isinstance(part, (Image, Text))
+        ]
+    )

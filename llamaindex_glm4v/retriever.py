@@ -1,0 +1,201 @@
+"""Scanned pages by a question: a retriever over a page store, and a query engine that answers from what it finds."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+from collections.abc import Sequence
+from typing import Any, Unpack
+
+from llama_index.core.async_utils import asyncio_run
+from llama_index.core.base.base_query_engine import BaseQueryEngine
+from llama_index.core.base.base_retriever import BaseRetriever
+from llama_index.core.base.response.schema import Response
+from llama_index.core.prompts.mixin import PromptMixinType
+from llama_index.core.schema import BaseNode, ImageDocument, MetadataMode, NodeWithScore, QueryBundle, TextNode
+
+from glm4v_core import (
+    PAGES_FOUND,
+    Evidence,
+    Image,
+    Language,
+    PageOptions,
+    PageStore,
+    Route,
+    StoredPage,
+    check_route,
+    choose_answer,
+    evidence_of,
+    load_pages,
+    page_facts,
+    page_id,
+    page_request,
+)
+from glm4v_core.errors import ConfigError
+from llamaindex_glm4v._asking import ObservedModel
+from llamaindex_glm4v.llm import GLM4VMultiModal
+
+_TECHNICAL = ("sha256", "model", "total_pages")
+"""Metadata that a model is not shown; an embedding sees none but the summary and the label."""
+
+
+class PageRetriever(BaseRetriever):
+    """Finds pages of a store by the words of a question, best match first, as nodes with text.
+
+    The metadata of a node is `source`, `page` (from 0), `total_pages`, `sha256`, `summary`, `model`, and `label` where
+    there is one. Of a page that stands in several files it names the first; `store.get` knows all.
+
+    Example:
+        ```python
+        store = PageStore("glm4v-pages.sqlite")
+        ingest(store, llm.load(), "scans/")
+        PageRetriever(store).retrieve("What is the total on the invoice from Marsh & Thorne?")
+        ```
+    """
+
+    def __init__(self, store: PageStore, *, k: int = PAGES_FOUND, pictures: bool = False, **kwargs: Any) -> None:
+        """Check the settings.
+
+        Args:
+            store: of the pages.
+            k: most pages to find.
+            pictures: put each page's picture into its node, for query engines of LlamaIndex with `multimodal=True`.
+            **kwargs: of LlamaIndex's BaseRetriever.
+
+        Raises:
+            ConfigError: k is less than one.
+        """
+        if k < 1:
+            raise ConfigError(f"k is {k}; it must be positive.")
+        super().__init__(**kwargs)
+        self.store = store
+        self._k, self._pictures = k, pictures
+
+    def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
+        return [
+            NodeWithScore(node=self._node(found.page), score=found.score)
+            for found in self.store.search(query_bundle.query_str, self._k)
+        ]
+
+    async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
+        return await asyncio.to_thread(self._retrieve, query_bundle)
+
+    def _node(self, page: StoredPage) -> BaseNode:
+        return page_node(page, self.store.image(page.sha256) if self._pictures else None)
+
+
+def page_node(page: StoredPage, picture: Image | None = None) -> BaseNode:
+    """Make a node of a stored page, for an index that takes the place of the lexical one.
+
+    Its id comes from the page's content hash, so that the same page is not added twice.
+
+    Args:
+        page: of a `PageStore`.
+        picture: to be put into the node; without it, it stays in the store and in its file.
+    """
+    node = TextNode(
+        id_=page_id(page.sha256),
+        text=page.text,
+        metadata=page_facts(page),
+        excluded_embed_metadata_keys=["source", "page", *_TECHNICAL],
+        excluded_llm_metadata_keys=list(_TECHNICAL),
+    )
+    return node if picture is None else _with_picture(node, picture)
+
+
+class PageQueryEngine(BaseQueryEngine):
+    """Answers questions from scanned pages: each page found is asked by itself, and the best that knows answers.
+
+    The one source node of a response is the page that answered, with its picture. When no page knows, there is none,
+    and the response is None. The metadata of the response has under `asked` what every page said. What a page says is
+    data: its text is wrapped, and no tools are offered while it is read.
+    """
+
+    def __init__(
+        self,
+        llm: GLM4VMultiModal,
+        retriever: BaseRetriever,
+        *,
+        store: PageStore | None = None,
+        route: Route = "both",
+        language: Language = "en",
+        **options: Unpack[PageOptions],
+    ) -> None:
+        """Check the settings.
+
+        Args:
+            llm: that is asked.
+            retriever: a `PageRetriever`, or another whose nodes have the metadata of `page_node`, such as that of an
+                index.
+            store: where the pictures come from; without it, from the files that the metadata names.
+            route: what of a page is shown to the model.
+            language: of what is said around the question.
+            **options: to open pages with; with a store, over those of its index.
+
+        Raises:
+            ConfigError: a setting is out of range.
+        """
+        check_route(route)
+        load_pages(b"", **options)  # checks the options, and reads nothing
+        super().__init__(llm.callback_manager)
+        self._llm, self._retriever, self._route, self._language = llm, retriever, route, language
+        self._store = store or (retriever.store if isinstance(retriever, PageRetriever) else None)
+        self._options = options
+
+    def retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
+        """Find pages, and ask none."""
+        return self._retriever.retrieve(query_bundle)
+
+    def _get_prompt_modules(self) -> PromptMixinType:
+        return {}
+
+    def _query(self, query_bundle: QueryBundle) -> Response:
+        nodes = self._retriever.retrieve(query_bundle)  # not every vector store has an asynchronous client
+        response: Response = asyncio_run(self._answer(query_bundle.query_str, nodes))
+        return response
+
+    async def _aquery(self, query_bundle: QueryBundle) -> Response:
+        return await self._answer(query_bundle.query_str, await self._retriever.aretrieve(query_bundle))
+
+    async def _answer(self, question: str, nodes: Sequence[NodeWithScore]) -> Response:
+        evidence = await asyncio.to_thread(lambda: [self._open(found, self._route) for found in nodes])
+        model = ObservedModel(self._llm)
+        family = await asyncio.to_thread(lambda: self._llm.family) if evidence else None  # may load the model
+        requests = [
+            page_request(question, page, self._route, language=self._language, family=family) for page in evidence
+        ]
+        answer = choose_answer(question, evidence, await asyncio.gather(*map(model.agenerate, requests)))
+        asked = [{**_place(page.evidence), "answer": page.text} for page in answer.asked]
+        cited = [pair for pair in zip(nodes, evidence, strict=True) if pair[1] is answer.citation]
+        sources = [await asyncio.to_thread(self._cite, *pair) for pair in cited]
+        return Response(answer.text, source_nodes=sources, metadata={"asked": asked})
+
+    def _open(self, found: NodeWithScore, route: Route) -> Evidence:
+        text = found.node.get_content(metadata_mode=MetadataMode.NONE)
+        return evidence_of(found.node.metadata, text, route, self._store, **self._options)
+
+    def _cite(self, found: NodeWithScore, page: Evidence) -> NodeWithScore:
+        picture = page.image or self._open(found, "image").image
+        node = found.node if picture is None else _with_picture(found.node, picture)
+        return NodeWithScore(node=node, score=found.score)
+
+
+def _place(evidence: Evidence) -> dict[str, Any]:
+    place = evidence.place
+    return {"source": place.source, "page": place.number - 1, "sha256": evidence.sha256}
+
+
+def _with_picture(node: BaseNode, picture: Image) -> ImageDocument:
+    """Put text and picture into one node; an ImageNode would show its picture alone."""
+    file = io.BytesIO()
+    picture.pixels.save(file, "PNG")
+    return ImageDocument(
+        id_=node.node_id,
+        text=node.get_content(metadata_mode=MetadataMode.NONE),
+        metadata=node.metadata,
+        excluded_embed_metadata_keys=node.excluded_embed_metadata_keys,
+        excluded_llm_metadata_keys=node.excluded_llm_metadata_keys,
+        image=base64.b64encode(file.getvalue()).decode(),
+        image_mimetype="image/png",
+    )
