@@ -7,9 +7,10 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
 from glm4v_core.engines.loading import ENGINE_VARIABLE, MODEL_VARIABLE
+from glm4v_core.engines.server_options import hide_secrets
 from glm4v_core.errors import ConfigError, UnknownOptionError, UnsupportedError
 from glm4v_core.model import Glm4v
 from glm4v_core.shared import Source, close, find_or_load
@@ -41,11 +42,11 @@ class ModelSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", populate_by_name=True, arbitrary_types_allowed=True)
 
     model: str = Field(default_factory=lambda: os.environ.get(MODEL_VARIABLE) or "tiny", alias="model_name")
-    """Checkpoint folder, hub id, or the bundled "tiny"."""
+    """Checkpoint folder, hub id, the bundled "tiny", or the name by which a server offers its model."""
     engine: str = Field(default_factory=lambda: os.environ.get(ENGINE_VARIABLE) or "auto")
-    """auto, transformers or scripted."""
+    """auto, transformers, vllm, server or scripted."""
     engine_options: dict[str, Any] = Field(default_factory=dict)
-    """The engine's own settings, such as `device` and `slots`."""
+    """The engine's own settings, such as `device` and `slots`, or `base_url`. Secrets among them are never shown."""
     glm4v: Glm4v | None = Field(default=None, exclude=True, repr=False)
     """A model that is loaded already; its owner closes it."""
 
@@ -71,6 +72,11 @@ class ModelSettings(BaseModel):
     """Most visual tokens per image; larger images are scaled down."""
 
     _elsewhere: bool = PrivateAttr(default=False)
+
+    @field_validator("engine_options")
+    @classmethod
+    def _hide_secrets(cls, options: dict[str, Any]) -> dict[str, Any]:
+        return hide_secrets(options)
 
     @model_validator(mode="after")
     def _take_names_from_a_loaded_model(self) -> Self:

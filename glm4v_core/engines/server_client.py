@@ -74,7 +74,10 @@ def _settings(options: ServerOptions) -> dict[str, Any]:
     return {
         "base_url": options.url,
         "api_key": options.api_key.get_secret_value() if options.api_key else NO_KEY,
-        "default_headers": {**omitted, **options.headers},
+        "default_headers": {
+            **omitted,
+            **{name: value.get_secret_value() for name, value in options.headers.items()},
+        },
         "max_retries": options.retries,
         "timeout": openai.Timeout(options.deadline, connect=options.connect_timeout),
     }

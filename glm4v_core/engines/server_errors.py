@@ -80,15 +80,15 @@ def _status(error: openai.APIError) -> int | None:
     """Read the status, also of an error that comes within a stream, where it stands in the body."""
     if isinstance(error, openai.APIStatusError):
         return error.status_code
-    code = str(error.code)
-    return int(code) if code.isdecimal() else None
+    return int(error.code) if error.code is not None and error.code.isdecimal() else None
 
 
 def _reason(error: openai.APIError) -> str:
     body: Any = error.body
     if isinstance(body, dict):
         body = body.get("message") or body.get("error") or body.get("detail") or body
-    return f"{error.code or ''} {body or error.message}".strip()[:_LONGEST_REASON]
+    name = "" if error.code is None or error.code.isdecimal() else f"{error.code}: "
+    return f"{name}{body or error.message}"[:_LONGEST_REASON]
 
 
 def _blot(error: BaseException | None, secrets: Sequence[str]) -> None:

@@ -60,7 +60,7 @@ class ServerOptions:
 
     base_url: str | None = None
     api_key: SecretStr | None = None
-    headers: Mapping[str, str] = field(default_factory=dict, hash=False, repr=False)
+    headers: Mapping[str, SecretStr] = field(default_factory=dict, hash=False)
     verify: bool | str = True
     retries: int = 2
     deadline: float | None = 600.0
@@ -96,10 +96,11 @@ class ServerOptions:
             raise UnknownOptionError(
                 f"The server engine has no option {', '.join(unknown)}.", hint=f"It has: {', '.join(known)}."
             )
-        key = options.get("api_key") or os.environ.get(API_KEY_VARIABLE) or None
-        secret = SecretStr(key) if isinstance(key, str) else key
-        url = options.get("base_url") or os.environ.get(BASE_URL_VARIABLE)
-        settings = replace(cls(**{**options, "api_key": None}), api_key=secret, base_url=_checked_url(url))
+        given = dict(options)
+        for name, variable in (("base_url", BASE_URL_VARIABLE), ("api_key", API_KEY_VARIABLE)):
+            given[name] = given.get(name) or os.environ.get(variable) or None
+        settings = cls(**hide_secrets(given))
+        settings = replace(settings, base_url=_checked_url(settings.base_url))
         _warn(settings)
         return settings
 
@@ -114,7 +115,21 @@ class ServerOptions:
     def secrets(self) -> tuple[str, ...]:
         """What must never be shown."""
         key = self.api_key.get_secret_value() if self.api_key else ""
-        return tuple(value for value in (key, *self.headers.values()) if value)
+        return tuple(filter(None, (key, *(value.get_secret_value() for value in self.headers.values()))))
+
+
+def hide_secrets(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Wrap the secrets among an engine's options, so that showing the options does not show them."""
+    hidden = dict(options)
+    if isinstance(key := hidden.get("api_key"), str):
+        hidden["api_key"] = SecretStr(key)
+    if isinstance(headers := hidden.get("headers"), Mapping):
+        hidden["headers"] = {name: _secret(value) for name, value in headers.items()}
+    return hidden
+
+
+def _secret(value: Any) -> SecretStr:
+    return value if isinstance(value, SecretStr) else SecretStr(str(value))
 
 
 def _checked_url(url: Any) -> str:

@@ -15,9 +15,11 @@ import torch
 import transformers
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from glm4v_core import Glm4v
 from glm4v_core.engines.checkpoint import Checkpoint, load_checkpoint
 from glm4v_core.engines.options import TransformersOptions
 from glm4v_core.engines.transformers import TransformersEngine
+from tests.engines.fake_server import Connect, FakeServer
 
 Architecture = Literal["glm4v", "glm4v_moe", "glm_ocr"]
 OpenEngine = Callable[..., TransformersEngine]
@@ -226,3 +228,22 @@ def open_engine(checkpoint: Checkpoint) -> Iterator[OpenEngine]:
 @pytest.fixture
 def engine(open_engine: OpenEngine) -> TransformersEngine:
     return open_engine()
+
+
+@pytest.fixture
+def server() -> Iterator[FakeServer]:
+    with FakeServer().running() as running:
+        yield running
+
+
+@pytest.fixture
+def connect(server: FakeServer) -> Iterator[Connect]:
+    opened: list[Glm4v] = []
+
+    def connect_to(**options: Any) -> Glm4v:
+        opened.append(Glm4v.load(engine="server", **{"base_url": server.url, **options}))
+        return opened[-1]
+
+    yield connect_to
+    for model in opened:
+        model.close()

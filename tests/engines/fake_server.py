@@ -7,7 +7,7 @@ import json
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +17,11 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
+
+from glm4v_core import Glm4v
+
+Connect = Callable[..., Glm4v]
+"""Loads the model of the test's server, with options of the engine."""
 
 HOLD = object()
 """In a script: send nothing more until the client has gone."""
@@ -139,7 +144,7 @@ class FakeServer:
         return JSONResponse({"error": {"message": f"Incorrect API key: {wrong}", "code": "invalid_api_key"}}, 401)
 
     @contextmanager
-    def running(self) -> Any:
+    def running(self) -> Iterator[FakeServer]:
         """Serve from a thread."""
         version = Route("/version", lambda _: JSONResponse({"version": "0.32.0"}))
         app = Starlette(
