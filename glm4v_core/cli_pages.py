@@ -22,6 +22,7 @@ from glm4v_core.page_files import FileStamp, find_files
 from glm4v_core.pages import PageOptions
 from glm4v_core.pagestore import PageStore
 from glm4v_core.task_prompts import Language
+from glm4v_core.tasks import INCOMPLETE
 from glm4v_core.workflow import PageFailure, document_workflow
 
 STOPPED = "Stopped early; the pages so far are in the store. The same command goes on."
@@ -168,7 +169,10 @@ def _answer_json(answer: SourcedAnswer, picture: Path | None) -> dict[str, Any]:
         "answer": answer.text,
         "citation": _place_json(cited) if cited else None,
         "picture": str(picture) if picture and cited else None,
-        "asked": [_place_json(page.evidence) | {"answer": page.text} for page in answer.asked],
+        "asked": [
+            {**_place_json(page.evidence), "answer": page.text, "finish": page.completion.finish}
+            for page in answer.asked
+        ],
     }
 
 
@@ -204,6 +208,9 @@ def _print_answer(answer: SourcedAnswer, picture: Path | None) -> None:
     console.print(_escaped(answer.text))
     place = f"{cited.place.source}, page {cited.place.number} of {cited.place.count}"
     console.print(_escaped(f"[{place}]" + (f" {picture}" if picture else ""), "dim"))
+    finish = next(page.completion.finish for page in answer.asked if page.evidence is cited)
+    if finish in INCOMPLETE:
+        Console(stderr=True).print(f"[yellow]The answer is incomplete ({finish}).[/yellow]")
 
 
 def _escaped(text: str, style: str = "") -> Text:

@@ -112,10 +112,14 @@ class TestQuery:
             "answer": "22.00",
             "citation": place,
             "picture": str(file),
-            "asked": [place | {"answer": "22.00"}],
+            "asked": [place | {"answer": "22.00", "finish": "stop"}],
         }
         with PIL.Image.open(file) as picture:
             assert picture.size == (56, 28)
+
+    def test_an_answer_that_is_cut_off_says_so(self, glm4v: Command, indexed: Path) -> None:
+        ended = glm4v("query", "Glacier", answers=["word " * 20_000])
+        assert (ended.status, "The answer is incomplete (length)." in ended.err) == (0, True)
 
     def test_the_picture_is_named(self, glm4v: Command, indexed: Path) -> None:
         ended = glm4v("query", "Glacier", "--picture", "cited.png", answers=["22.00"])
