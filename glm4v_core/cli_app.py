@@ -27,12 +27,15 @@ app = typer.Typer(
 )
 
 Model = Annotated[
-    str | None, typer.Option(help="Checkpoint folder, hub id or `tiny`; default: GLM4V_MODEL, then tiny.")
+    str | None,
+    typer.Option(help="Checkpoint folder, hub id, `tiny`, or a server's name for it; default: GLM4V_MODEL, then tiny."),
 ]
 Engine = Annotated[str | None, typer.Option(help="auto, transformers, vllm, server; default: GLM4V_ENGINE, then auto.")]
 EngineOptions = Annotated[
     list[str] | None,
-    typer.Option("--option", help="An engine's own setting as NAME=VALUE, such as slots=32; repeatable."),
+    typer.Option(
+        "--option", help="An engine's own setting as NAME=VALUE, such as slots=32, base_url=http://...; repeatable."
+    ),
 ]
 Prompts = Annotated[Language, typer.Option(help="Language of the prompts.")]
 Labels = Annotated[list[str] | None, typer.Option(help="Labels to choose from, separated by commas; repeatable.")]

@@ -44,13 +44,14 @@ class Glm4v:
         """Load a model, or share it when it is loaded already with the same engine and options.
 
         Args:
-            model: checkpoint folder, hub id or "tiny"; None is GLM4V_MODEL, or else "tiny".
-            engine: auto, transformers or scripted; None is GLM4V_ENGINE, or else auto.
+            model: checkpoint folder, hub id or "tiny"; None is GLM4V_MODEL, or else "tiny". With the engine server,
+                the name by which it is served; None is the only one there is.
+            engine: auto, vllm, transformers, server or scripted; None is GLM4V_ENGINE, or else auto.
             sampling: what requests use where they say nothing, as do the next three.
             thinking: see `Request`.
             thinking_budget: see `Request`.
             timeout: see `Request`.
-            **options: the engine's own, such as `device` and `slots`; unknown ones raise.
+            **options: the engine's own, such as `device`, `slots` or `base_url`; unknown ones raise.
         """
         plan = plan_engine(model, engine, options)
         return cls(run(load_engine(plan)), Defaults(sampling or Sampling(), thinking, thinking_budget, timeout))
