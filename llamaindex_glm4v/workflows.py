@@ -28,12 +28,17 @@ from glm4v_core import (
     load_page,
     load_pages,
 )
-from glm4v_core.errors import EngineError, InputError, is_transient
+from glm4v_core.errors import ConfigError, EngineError, InputError, is_transient
 from llamaindex_glm4v._asking import ObservedModel
 from llamaindex_glm4v.llm import GLM4VMultiModal
 
 IN_FLIGHT = 32
 """Pages in work together."""
+_MOST = 1024
+_PLACES, _SENT = "places", "sent"
+"""What the state of a run holds: all pages as path, number and count, and how many of them are on their way or done."""
+
+Place = tuple[str, int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +102,7 @@ class DocumentWorkflow(Workflow):
     """Reads, summarizes and classifies the pages of many files: `find_pages`, then `read_page` for each, then `gather`.
 
     The result is a list of outcomes in the order of the pages: a `DocumentResult`, or a `PageFailure` for a page that
-    failed beside the others. Only what all pages would meet, such as a dead engine, ends the run. 32 pages are in work
-    together; for another number, decorate `read_page` of a subclass by `step(num_workers=...)`.
+    failed beside the others. Only what all pages would meet, such as a dead engine, ends the run.
 
     The page images are all that the model is asked about: no text of a page becomes part of a prompt, no tool is
     offered, and a label is one of those given.
@@ -122,6 +126,7 @@ class DocumentWorkflow(Workflow):
         language: Language = "en",
         steps: glm4v_core.Workflow | None = None,
         retry: RetryPolicy | None = None,
+        concurrency: int = IN_FLIGHT,
         timeout: float | None = None,
         page_options: PageOptions | None = None,
         **options: Any,
@@ -135,32 +140,42 @@ class DocumentWorkflow(Workflow):
             steps: other ones than `glm4v_core.document_workflow` makes of labels and language.
             retry: how often and how fast to ask again, three times by default. Transient failures of the engine are
                 tried again, nothing else, and only the question that failed.
+            concurrency: pages in work together, at most 1024.
             timeout: seconds for a whole run.
             page_options: of `glm4v_core.load_pages`, such as {"dpi": 300}.
             **options: of LlamaIndex's `Workflow`.
 
         Raises:
+            ConfigError: a setting is out of range.
             ConstraintError: a label is empty or there twice.
         """
         super().__init__(timeout=timeout, **options)
+        if not 1 <= concurrency <= _MOST:
+            raise ConfigError(f"concurrency is {concurrency}; it must be from 1 to {_MOST}.")
         self._options = PageOptions(max_image_tokens=llm.max_image_tokens)
         self._options.update(page_options or {})
         load_pages(b"", **self._options)  # checks the options, and reads nothing
         glm4v_core.document_workflow(labels, language=language)  # checks the labels
         self._llm, self._labels, self._language = llm, tuple(labels), language
-        self._steps, self._retry = steps, retry or Backoff()
+        self._steps, self._retry, self._concurrency = steps, retry or Backoff(), concurrency
 
     @step
     async def find_pages(self, context: Context, event: ScansEvent) -> PageTask | StopEvent | None:
-        """List the pages, and send each off on its own."""
+        """List the pages, and send the first of them off, each on its own."""
         paths = [event.paths] if isinstance(event.paths, (str, Path)) else event.paths
-        tasks = await asyncio.to_thread(_find, paths, self._options)
-        context.write_event_to_stream(PagesFound(count=len(tasks)))
-        for task in tasks:
-            context.send_event(task)
-        return None if tasks else StopEvent(result=[])
+        places = await asyncio.to_thread(_find, paths, self._options)
+        context.write_event_to_stream(PagesFound(count=len(places)))
+        if not places:
+            return StopEvent(result=[])
+        # Not all at once: LlamaIndex copies all events that wait whenever one is dealt with.
+        first = range(min(self._concurrency, len(places)))
+        await context.store.set(_PLACES, places)
+        await context.store.set(_SENT, len(first))
+        for index in first:
+            context.send_event(_task(places, index))
+        return None
 
-    @step(num_workers=IN_FLIGHT)
+    @step(num_workers=_MOST)
     async def read_page(self, context: Context, event: PageTask) -> PageDone:
         """Open a page and let the steps share it; what is left behind is plain data."""
         try:
@@ -175,11 +190,11 @@ class DocumentWorkflow(Workflow):
         return done
 
     @step(num_workers=1)
-    async def gather(self, context: Context, event: PageDone) -> StopEvent | None:
-        """Put the outcomes in the order of the pages, once all are there."""
+    async def gather(self, context: Context, event: PageDone) -> PageTask | StopEvent | None:
+        """Send the next page off; when all are there, put their outcomes in the order of the pages."""
         done = context.collect_events(event, [PageDone] * event.pages)
         if done is None:
-            return None
+            return await _next_task(context)
         return StopEvent(result=[page.outcome for page in sorted(done, key=lambda page: page.index)])
 
     async def _choose_steps(self) -> glm4v_core.Workflow:
@@ -217,12 +232,21 @@ class _PatientModel:
             await asyncio.sleep(delay)
 
 
-def _find(paths: Iterable[str | Path], options: PageOptions) -> list[PageTask]:
-    places = [(str(file), *place) for file in find_scans(paths) for place in _pages_of(file, options)]
-    return [
-        PageTask(index=index, path=path, number=number, count=count, pages=len(places))
-        for index, (path, number, count) in enumerate(places)
-    ]
+async def _next_task(context: Context) -> PageTask | None:
+    places, index = await context.store.get(_PLACES), await context.store.get(_SENT)
+    if index == len(places):
+        return None
+    await context.store.set(_SENT, index + 1)
+    return _task(places, index)
+
+
+def _task(places: Sequence[Place], index: int) -> PageTask:
+    path, number, count = places[index]
+    return PageTask(index=index, path=path, number=number, count=count, pages=len(places))
+
+
+def _find(paths: Iterable[str | Path], options: PageOptions) -> list[Place]:
+    return [(str(file), *place) for file in find_scans(paths) for place in _pages_of(file, options)]
 
 
 def _pages_of(file: Path, options: PageOptions) -> list[tuple[int, int]]:

@@ -148,6 +148,13 @@ class TestProgress:
         assert [event.index for event in events if isinstance(event, PageDone)][-1] == 0
         assert texts(outcomes) == [f"text of page {number}" for number in range(1, 8)]
 
+    @pytest.mark.parametrize("concurrency", [1, 2])
+    async def test_no_more_are_in_work_than_was_said(self, scripted: Make, scans: list[Path], concurrency: int) -> None:
+        llm, engine = scripted(answer, latency=0.0001)
+        outcomes, _ = await run(DocumentWorkflow(llm, concurrency=concurrency), scans)
+        assert engine.most_at_once <= concurrency
+        assert texts(outcomes) == [f"text of page {number}" for number in range(1, 8)]
+
     async def test_breaking_off_aborts_what_is_in_work(self, scripted: Make, scans: list[Path]) -> None:
         llm, engine = scripted(lambda request: ["word "] * 100_000, latency=0.0001)
         handler = DocumentWorkflow(llm).run(paths=scans[1:])
@@ -241,6 +248,8 @@ class TestFailures:
         llm, _ = scripted()
         with pytest.raises(ConfigError, match="dpi"):
             DocumentWorkflow(llm, page_options={"dpi": -1})
+        with pytest.raises(ConfigError, match="concurrency"):
+            DocumentWorkflow(llm, concurrency=0)
         with pytest.raises(ConstraintError):
             DocumentWorkflow(llm, labels=["a", "a"])
 
