@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
@@ -21,6 +21,7 @@ from glm4v_core.engines.server_stream import AnswerStream
 from glm4v_core.errors import (
     EngineClosedError,
     EngineTimeoutError,
+    ModelNotFoundError,
     RequestRefusedError,
     ServerError,
     ServerUnreachableError,
@@ -50,7 +51,7 @@ class ServerEngine:
         self._info = EngineInfo("server", served.name, served.family, served.context, "server", "server", versions)
 
     @classmethod
-    def load(cls, model: str | None, options: Mapping[str, Any] | ServerOptions) -> ServerEngine:
+    def load(cls, model: str | None, options: ServerOptions) -> ServerEngine:
         """Find a model on a server. Blocks for the time of one or two small requests.
 
         Args:
@@ -60,8 +61,6 @@ class ServerEngine:
         Raises:
             ConfigError, ModelError, ServerError: see `find_model`.
         """
-        if not isinstance(options, ServerOptions):
-            options = ServerOptions.from_mapping(options)
         return cls(find_model(model, options), options)
 
     @property
@@ -77,9 +76,7 @@ class ServerEngine:
         """
         client, started = self._open(), time.monotonic()
         answer, first = AnswerStream(request, self._writer.served), 0.0
-        deadline = (
-            None if self._options.deadline is None else asyncio.get_running_loop().time() + self._options.deadline
-        )
+        deadline = self._deadline()
         async with await self._begin(client, request, deadline) as chunks:
             while (chunk := await self._next(chunks, deadline)) is not None:
                 piece = answer.take(chunk)
@@ -104,11 +101,12 @@ class ServerEngine:
             raise _uncountable()
         body = await asyncio.to_thread(self._writer.prompt, request)
         url = self._options.url.removesuffix("/v1") + "/tokenize"
-        with reported(self._options.secrets):
-            try:
-                answer: Any = await client.post(url, body={**body, "return_token_strs": True}, cast_to=object)
-            except openai.NotFoundError as error:
-                raise _uncountable() from error
+        try:
+            with reported(self._options.secrets):
+                async with _until(self._deadline()):
+                    answer: Any = await client.post(url, body={**body, "return_token_strs": True}, cast_to=object)
+        except ModelNotFoundError as error:
+            raise _uncountable() from error
         return _token_count(answer, self._info.family.dialect.image_placeholder)
 
     async def close(self) -> None:
@@ -116,6 +114,10 @@ class ServerEngine:
         client, self._client = self._client, None
         if client is not None:
             await client.close()
+
+    def _deadline(self) -> float | None:
+        allowed = self._options.deadline
+        return None if allowed is None else asyncio.get_running_loop().time() + allowed
 
     def _open(self) -> openai.AsyncOpenAI:
         if self._client is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,6 +16,7 @@ from glm4v_core.engines.server_options import ServerOptions
 from glm4v_core.errors import ConfigError, ModelNotFoundError, ServerError, UnsupportedError
 from glm4v_core.families import Family, family_named, published_as
 
+_OLDEST = "0.32"
 NO_KEY = "none"
 """What stands where a key would: the client sends no request without one, servers without keys ignore it."""
 
@@ -62,6 +64,7 @@ def find_model(name: str | None, options: ServerOptions) -> Served:
         version = _version(client, options) if on_vllm else None
     api = ("vllm" if on_vllm else "openai") if options.api == "auto" else options.api
     family = family_named(options.family) if options.family else _family(card)
+    _check_version(version)
     served = Served(card["id"], family, _context(card, family, options), api, version)
     _log.info("%s is served at %s as %s, with the fields of %s.", served.name, options.url, family.name, api)
     return served
@@ -119,6 +122,16 @@ def _context(card: dict[str, Any], family: Family, options: ServerOptions) -> in
     if options.context and said and options.context > said:
         raise ConfigError(f"context={options.context} is more than the {said} tokens that the server takes.")
     return options.context or said or family.context
+
+
+def _check_version(version: str | None) -> None:
+    """Warn of a vLLM that may not know every field: it answers as if it had not been sent."""
+    if version and _numbers(version) < _numbers(_OLDEST):
+        _log.warning("The server runs vLLM %s; this engine is tested from %s on.", version, _OLDEST)
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", version)[:2]]
 
 
 def _version(client: openai.OpenAI, options: ServerOptions) -> str | None:

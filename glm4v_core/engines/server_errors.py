@@ -35,6 +35,7 @@ _OVERFLOW_MARKS = ("context_length_exceeded", "maximum context length", "max_mod
 _HINTS: dict[type[Glm4vError], str] = {
     ModelNotFoundError: "Check base_url, and that the server still serves this model.",
 }
+_SILENT = "Check that the server runs and has room; raise the engine's options connect_timeout or deadline."
 _LONGEST_REASON = 500
 
 
@@ -51,7 +52,7 @@ def reported(secrets: Sequence[str]) -> Iterator[None]:
 def _translated(error: Exception) -> Glm4vError:
     match error:
         case openai.APITimeoutError():
-            return EngineTimeoutError("The server did not answer in time.")
+            return EngineTimeoutError("The server did not answer in time.", hint=_SILENT)
         case openai.APIConnectionError():
             return ServerUnreachableError(f"The connection to the server failed: {error.__cause__ or error}")
         case openai.APIError():

@@ -106,10 +106,8 @@ class ServerOptions:
 
     @property
     def url(self) -> str:
-        """The checked base_url."""
-        if self.base_url is None:
-            raise ConfigError("The server engine needs base_url.", hint=f"Pass it, or set {BASE_URL_VARIABLE}.")
-        return self.base_url
+        """The checked base_url; there is none by default, least of all OpenAI's."""
+        return _checked_url(self.base_url)
 
     @property
     def secrets(self) -> tuple[str, ...]:

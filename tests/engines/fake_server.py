@@ -73,7 +73,8 @@ class FakeServer:
     """Answers chat completions from a script.
 
     Attributes:
-        models: what /v1/models lists, or a Failure.
+        models: what /v1/models lists, a Failure, or HOLD.
+        version: what /version says; nothing is there when None.
         count: what /tokenize answers, or a Failure; it is not there when None.
         key: what clients must bring, if anything.
         asked: the bodies of all chat completions.
@@ -84,6 +85,7 @@ class FakeServer:
 
     def __init__(self) -> None:
         self.models: Any = {"object": "list", "data": [MODEL]}
+        self.version: str | None = "0.32.0"
         self.count: Any = None
         self.key: str | None = None
         self.asked: list[dict[str, Any]] = []
@@ -104,7 +106,12 @@ class FakeServer:
     async def _list(self, request: Request) -> Response:
         if (refusal := self._refusal(request)) is not None:
             return refusal
+        if self.models is HOLD:
+            await asyncio.Event().wait()
         return self.models.response() if isinstance(self.models, Failure) else JSONResponse(self.models)
+
+    async def _tell_version(self, request: Request) -> Response:
+        return JSONResponse({"version": self.version}, 404 if self.version is None else 200)
 
     async def _tokenize(self, request: Request) -> Response:
         self.counted.append(await request.json())
@@ -146,13 +153,12 @@ class FakeServer:
     @contextmanager
     def running(self) -> Iterator[FakeServer]:
         """Serve from a thread."""
-        version = Route("/version", lambda _: JSONResponse({"version": "0.32.0"}))
         app = Starlette(
             routes=[
                 Route("/v1/models", self._list),
                 Route("/v1/chat/completions", self._chat, methods=["POST"]),
                 Route("/tokenize", self._tokenize, methods=["POST"]),
-                version,
+                Route("/version", self._tell_version),
             ]
         )
         server = uvicorn.Server(

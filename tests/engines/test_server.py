@@ -10,7 +10,7 @@ import pytest
 from glm4v_core.errors import ContextOverflowError, ServerError, UnsupportedError
 from glm4v_core.tool_calls import write_call
 from glm4v_core.types import Completion, FinishReason, Message, Request, Sampling, Tool
-from tests.engines.fake_server import HOLD, MODEL, Connect, Failure, FakeServer, chunk, says, usage
+from tests.engines.fake_server import HOLD, Connect, Failure, FakeServer, chunk, says, usage
 
 pytestmark = pytest.mark.loopback
 
@@ -213,11 +213,10 @@ class TestCounting:
         assert "max_tokens" not in body
 
     def test_is_refused_where_the_server_cannot(self, server: FakeServer, connect: Connect) -> None:
-        with pytest.raises(UnsupportedError, match="cannot count"):
-            connect().count_tokens(ask())
-        server.models = {"data": [{**MODEL, "owned_by": "somebody"}]}
-        with pytest.raises(UnsupportedError, match="cannot count"):
-            connect().count_tokens(ask(sampling=Sampling(top_k=0)))
+        for options in ({}, {"api": "openai"}):
+            with pytest.raises(UnsupportedError, match="cannot count"):
+                connect(**options).count_tokens(ask())
+        assert len(server.counted) == 1
 
     def test_of_an_unknown_kind_is_an_error(self, server: FakeServer, connect: Connect) -> None:
         server.count = {"tokens": "four"}

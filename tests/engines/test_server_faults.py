@@ -164,6 +164,26 @@ class TestFindingTheModel:
         else:
             assert connect(context=option).info.context == context
 
+    @pytest.mark.parametrize(
+        ("version", "warned"), [("0.32.1", False), ("0.31.0", True), ("1.0", False), (None, False)]
+    )
+    def test_warns_of_an_older_vllm(
+        self,
+        server: FakeServer,
+        connect: Connect,
+        caplog: pytest.LogCaptureFixture,
+        version: str | None,
+        warned: bool,
+    ) -> None:
+        server.version = version
+        assert connect().info.versions.get("vllm") == version
+        assert ("tested from 0.32" in caplog.text) == warned
+
+    def test_gives_up_on_a_silent_server(self, server: FakeServer, connect: Connect) -> None:
+        server.models = HOLD
+        with pytest.raises(EngineTimeoutError, match="deadline"):
+            connect(deadline=0.3, retries=0)
+
     def test_fails_where_nobody_listens(self, server: FakeServer) -> None:
         with pytest.raises(ServerUnreachableError, match="connection"):
             Glm4v.load(engine="server", base_url="http://127.0.0.1:9/v1", retries=0)
