@@ -1,9 +1,13 @@
-"""Make the pages in samples/ that the demo reads, and their truth for the tests. Seeds, words and layouts are unseen in training."""
+"""Make the pages in samples/ that the demo reads, and their truth for the tests. Seeds, words and layouts are unseen in training.
+
+Unlike the pages that are scored, they hold no made-up names: a demo should look like somebody's papers.
+"""
 
 from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -15,17 +19,19 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 from tiny import questions
 from tiny.documents import KINDS, Document, Kind, make_document
 from tiny.pages import print_page
+from tiny.words import HELDOUT
 
 SAMPLES = HERE.parent / "samples"
 TRUTH = HERE.parent / "tests" / "e2e" / "samples.json"
 SEED = 7_000_000
+WORDS = replace(HELDOUT, coined=0.0)
 DPI = 200
 
 
 def page(index: int, kind: Kind) -> tuple[Image.Image, Document]:
     """Draw the first held-out document of `kind` from this sample's seed."""
     random = Random(SEED + index)
-    while (document := make_document(random, "heldout")).kind != kind:
+    while (document := make_document(random, "heldout", words=WORDS)).kind != kind:
         pass
     return print_page(random, list(document.lines))[0], document
 

@@ -43,9 +43,11 @@ class Document:
         return "\n".join(self.lines).replace("\t", " ")
 
 
-def make_document(random: Random, split: Split, width: int = 28, height: int = 12) -> Document:
+def make_document(
+    random: Random, split: Split, width: int = 28, height: int = 12, words: Words | None = None
+) -> Document:
     """Draw one document that fits `width` characters and `height` lines; layouts are split like words."""
-    words = TRAIN if split == "train" else HELDOUT
+    words = words or (TRAIN if split == "train" else HELDOUT)
     while True:
         kind = random.choice(KINDS)
         facts = draw_facts(random, words, kind)

@@ -32,16 +32,16 @@ def store(tiny: Glm4v, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pag
 
 @pytest.mark.parametrize("route", ["text", "image", "both"])
 def test_the_answer_comes_from_its_page(tiny: Glm4v, store: PageStore, route: Route) -> None:
-    answer = query_pages(store, tiny, "Sapphire Co: What is the total?", route=route)
-    assert answer.text == "GBP 685.74"
+    answer = query_pages(store, tiny, "Nimbus Goods: What is the total?", route=route)
+    assert answer.text == "11.41"
     assert answer.citation is not None
     assert answer.citation.place == Place(str(SAMPLES / "three-pages.pdf"), 2, 3)
     assert store.image(answer.citation.sha256) == load_page(SAMPLES / "three-pages.pdf", 2).image
 
 
 def test_questions_in_chinese(tiny: Glm4v, store: PageStore) -> None:
-    answer = query_pages(store, tiny, "Stezz & Vean：总金额是多少？", language="zh")
-    assert answer.text == "386.05 CHF"
+    answer = query_pages(store, tiny, "Yara Rhodes：总金额是多少？", language="zh")
+    assert answer.text == "39.61 CHF"
     assert answer.citation is not None
     assert answer.citation.place.source == str(SAMPLES / "scan-02.jpg")
 
