@@ -22,7 +22,8 @@ sys.path[:0] = [str(Path(__file__).parent.parent)]
 from rich.console import Console
 from rich.table import Table
 
-from glm4v_core import Glm4v, Language, PageStore, Route, aingest, aquery_pages, in_order
+from glm4v_core import Glm4v, Language, PageStore, Route, aingest, choose_answer, in_order, page_request
+from glm4v_core.answering import find_evidence
 from glm4v_core.evaluation_truth import Truth, load_truths
 from glm4v_core.ingestion import IngestOptions
 from glm4v_core.metrics import Score, Tally, anls, is_same, score_all
@@ -86,9 +87,15 @@ async def answers(
 
     async def work(item: tuple[PageQuestion, Route]) -> Answered:
         question, route = item
-        answer = await aquery_pages(store, model, question.question, k=PAGES_ASKED, route=route, language=language)
-        found = [page.evidence.place.source for page in answer.asked]
-        return Answered(question, route, found, answer.text)
+        evidence = await asyncio.to_thread(find_evidence, store, question.question, k=PAGES_ASKED, route=route)
+        found = [page.place.source for page in evidence]
+        # As `aquery_pages` answers, but a page is asked only when no better one knew.
+        for page in evidence:
+            request = page_request(question.question, page, route, language=language, family=model.info.family)
+            answer = choose_answer(question.question, [page], [await model.agenerate(request)])
+            if answer.text is not None:
+                return Answered(question, route, found, answer.text)
+        return Answered(question, route, found, None)
 
     items = [(question, route) for question in asked for route in routes]
     async for answered in in_order(items, work, QUESTIONS_AT_ONCE):
