@@ -64,6 +64,7 @@ class Family:
         needs: library name to the first version that can run it.
         engines: engines that can run it.
         weights_gb: size of the weights in bfloat16; FP8 takes about half.
+        remote_tokenizer: whether its tokenizer is code in the checkpoint, which the caller must allow.
         chat: whether checkpoints come with a chat template.
         ocr_prompt: replaces the built-in OCR prompt where the model was trained on a fixed one.
         page_question: replaces the wording around a question to one page among several, where the model is too small
@@ -82,6 +83,7 @@ class Family:
     weights_gb: float
     limits: VisionLimits = VisionLimits()
     engines: tuple[EngineName, ...] = ("transformers", "vllm", "server")
+    remote_tokenizer: bool = False
     chat: bool = True
     never_thinks: bool = False
     ocr_prompt: str | None = None
@@ -109,6 +111,7 @@ FAMILIES: tuple[Family, ...] = (
         weights_gb=28,
         limits=VisionLimits(max_images=1, min_pixels=1_254_400, max_pixels=1_254_400),
         engines=("vllm", "server"),
+        remote_tokenizer=True,
     ),
     Family(
         name="GLM-4.1V-9B-Thinking",

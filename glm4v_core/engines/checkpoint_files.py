@@ -1,18 +1,25 @@
-"""The files of a checkpoint that every engine in this process reads: all but the weights. No code from them is run."""
+"""The files of a checkpoint that every engine in this process reads: all but the weights.
+
+No code from them is run, but the tokenizer of a legacy checkpoint where the caller asks for it and names the commit.
+"""
 
 from __future__ import annotations
 
 import json
+import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from glm4v_core.errors import ModelLoadError, ModelNotFoundError, UnsupportedError
-from glm4v_core.families import Family, recognise
+from glm4v_core.families import FAMILIES, Family, recognise
 
 CHECKPOINT_FILES = ["*.json", "*.safetensors", "*.jinja"]
+TOKENIZER_CODE = ["tokenization_*.py", "tokenizer.model"]
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,25 +41,34 @@ class CheckpointFiles:
     ends: frozenset[int]
 
 
-def read_files(model: str | os.PathLike[str], revision: str | None) -> CheckpointFiles:
+def read_files(model: str | os.PathLike[str], revision: str | None, *, remote_code: bool = False) -> CheckpointFiles:
     """Read a folder or a hub id.
+
+    Args:
+        remote_code: run the tokenizer code of a legacy checkpoint; other checkpoints need none.
 
     Raises:
         ModelNotFoundError: no such folder, or no such hub id within reach.
         ModelLoadError: the files are incomplete or broken.
         UnsupportedError: the checkpoint is of no known family, or wants to run code of its own.
     """
-    folder = find_checkpoint(model, revision)
+    folder = find_checkpoint(model, revision, [*CHECKPOINT_FILES, *(TOKENIZER_CODE if remote_code else ())])
     config = read_json(folder / "config.json")
-    _refuse_own_code(config)
-    tokenizer = _load_tokenizer(folder)
+    legacy = any(family.remote_tokenizer and config.get("model_type") in family.model_types for family in FAMILIES)
+    if remote_code and legacy:
+        _log.warning("The tokenizer of %s runs its own code, commit %s.", model, revision)
+    else:
+        _refuse_own_code(config)
+    tokenizer = _load_tokenizer(folder, remote_code=remote_code and legacy)
     template = tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else None
     family = recognise(config, tokenizer.get_vocab(), template)
     ends = _end_tokens(_configured_ends(folder), family, tokenizer)
     return CheckpointFiles(str(model), folder, config, family, tokenizer, template, ends)
 
 
-def find_checkpoint(model: str | os.PathLike[str], revision: str | None) -> Path:
+def find_checkpoint(
+    model: str | os.PathLike[str], revision: str | None, patterns: Sequence[str] = CHECKPOINT_FILES
+) -> Path:
     """Return the folder of a checkpoint, downloading a hub id when the hub is reachable."""
     path = Path(model)
     if path.is_dir():
@@ -63,7 +79,7 @@ def find_checkpoint(model: str | os.PathLike[str], revision: str | None) -> Path
     from huggingface_hub.errors import HFValidationError
 
     try:
-        return Path(huggingface_hub.snapshot_download(str(model), revision=revision, allow_patterns=CHECKPOINT_FILES))
+        return Path(huggingface_hub.snapshot_download(str(model), revision=revision, allow_patterns=list(patterns)))
     except HFValidationError as error:
         raise ModelNotFoundError(f"There is no folder {model}, and this is no hub id.") from error
     except OSError as error:
@@ -96,16 +112,17 @@ def _refuse_own_code(config: dict[str, Any]) -> None:
     if "auto_map" in config:
         raise UnsupportedError(
             "The checkpoint wants to run code of its own (`auto_map` in config.json), which stays off.",
-            hint="Use a checkpoint in the transformers format, such as zai-org/GLM-4.1V-9B-Thinking.",
+            hint="Use a checkpoint in the transformers format, such as zai-org/GLM-4.1V-9B-Thinking. "
+            "For glm-4v-9b, the vllm engine takes trust_remote_code=True with a pinned revision.",
         )
 
 
-def _load_tokenizer(folder: Path) -> Any:
+def _load_tokenizer(folder: Path, *, remote_code: bool) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=remote_code)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
         raise ModelLoadError(f"The tokenizer cannot be loaded: {error}") from error
 
 

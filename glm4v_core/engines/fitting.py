@@ -38,7 +38,7 @@ class Shape:
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Shape:
         """Read a config.json of the family."""
-        text, vision = config.get("text_config") or config, config.get("vision_config") or {}
+        text, vision = _modern(config.get("text_config") or config), config.get("vision_config") or {}
         heads, hidden = int(text["num_attention_heads"]), int(text["hidden_size"])
         vision_hidden = int(vision.get("hidden_size", 0))
         return cls(
@@ -52,6 +52,18 @@ class Shape:
             vision_hidden=vision_hidden,
             vision_inner=int(vision.get("intermediate_size") or 4 * vision_hidden),
         )
+
+
+def _modern(text: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the settings of the first generation the names that they have in the others."""
+    names = {
+        "num_layers": "num_hidden_layers",
+        "multi_query_group_num": "num_key_value_heads",
+        "kv_channels": "head_dim",
+        "ffn_hidden_size": "intermediate_size",
+        "padded_vocab_size": "vocab_size",
+    }
+    return {**text, **{names[name]: value for name, value in text.items() if name in names}}
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from glm4v_core.errors import ImageShapeError, MessageError
 from glm4v_core.images import Image
@@ -28,6 +28,38 @@ class MeasuredImage:
     rows: int
     columns: int
     tokens: int
+
+
+class Ruler(Protocol):
+    """Tells in which size a model sees images."""
+
+    def bounds(self) -> dict[str, int]:
+        """Return the least and the largest area of an image, over two frames."""
+        ...
+
+    def measure(self, image: Image) -> MeasuredImage:
+        """Tell how an image will be resized."""
+        ...
+
+
+class SquareRuler:
+    """Measures for the first generation: every image becomes one square.
+
+    Args:
+        side: pixels of the square.
+        patch: pixels of a patch; one visual token covers two by two of them.
+    """
+
+    def __init__(self, side: int, patch: int) -> None:
+        self._side = side
+        self._patches = side // patch
+
+    def bounds(self) -> dict[str, int]:
+        return dict.fromkeys(("shortest_edge", "longest_edge"), 2 * self._side**2)
+
+    def measure(self, image: Image) -> MeasuredImage:
+        count, tokens = self._patches, (self._patches // 2) ** 2
+        return MeasuredImage(image, f"{image.sha256}:{self._side}", self.bounds(), count, count, tokens)
 
 
 class ImageRuler:
@@ -107,7 +139,7 @@ class TokenizedPrompt:
 class PromptTokenizer:
     """Turns rendered prompts into token ids. Thread-safe."""
 
-    def __init__(self, tokenizer: Any, image_token: int, ruler: ImageRuler) -> None:
+    def __init__(self, tokenizer: Any, image_token: int, ruler: Ruler) -> None:
         self._tokenizer = tokenizer
         self._image_token = image_token
         self._ruler = ruler

@@ -14,13 +14,15 @@ class TokenBytes:
     """The bytes of every token of a byte-level BPE tokenizer, special tokens included."""
 
     def __init__(self, tokenizer: Any) -> None:
-        if "ByteLevel" not in str(tokenizer.backend_tokenizer.decoder):
+        vocabulary: dict[str | bytes, int] = tokenizer.get_vocab()
+        added = {index: token.content.encode() for index, token in tokenizer.added_tokens_decoder.items()}
+        # The tokenizer of the first generation is no BPE of this kind; its vocabulary holds the bytes themselves.
+        in_letters = not any(isinstance(token, bytes) for token in vocabulary)
+        if in_letters and "ByteLevel" not in str(tokenizer.backend_tokenizer.decoder):
             raise ModelLoadError("The tokenizer is not a byte-level BPE tokenizer, as every GLM-V tokenizer is.")
-        added = {index: token.content for index, token in tokenizer.added_tokens_decoder.items()}
-        alphabet = _byte_alphabet()
-        table = [b""] * (max(*tokenizer.get_vocab().values(), 0) + 1)
-        for token, index in tokenizer.get_vocab().items():
-            table[index] = added[index].encode() if index in added else bytes(alphabet[letter] for letter in token)
+        table = [b""] * (max(*vocabulary.values(), 0) + 1)
+        for token, index in vocabulary.items():
+            table[index] = added.get(index) or (token if isinstance(token, bytes) else _bytes_of(token))
         self._table = table
 
     def __getitem__(self, token: int) -> bytes:
@@ -29,6 +31,11 @@ class TokenBytes:
 
     def text(self, token: int) -> str:
         return self[token].decode(errors="replace")
+
+
+def _bytes_of(token: str) -> bytes:
+    alphabet = _byte_alphabet()
+    return bytes(alphabet[letter] for letter in token)
 
 
 @functools.cache

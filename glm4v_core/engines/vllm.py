@@ -136,9 +136,9 @@ class _Running:
         self._info = info
         self._dialect = files.family.dialect
         self._template = ChatTemplate(files.template, self._dialect)
-        self._shortest: int = loaded.ruler.bounds()["shortest_edge"]
-        self._tokenizer = PromptTokenizer(files.tokenizer, loaded.image_token, loaded.ruler)
-        self._pages = ResizedPages(loaded.processor.patch_size, int(loaded.processor.resample))
+        self._shortest: int = loaded.sight.ruler.bounds()["shortest_edge"]
+        self._tokenizer = PromptTokenizer(files.tokenizer, loaded.image_token, loaded.sight.ruler)
+        self._pages = ResizedPages(loaded.sight.patch, loaded.sight.resample)
         adapter = loaded.options.lora
         self._lora = None if adapter is None else LoRARequest("adapter", 1, adapter)
         self._threads = ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="glm4v-prepare")

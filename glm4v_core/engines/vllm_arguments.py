@@ -10,6 +10,8 @@ from glm4v_core.engines.checkpoint_files import CheckpointFiles, read_json
 from glm4v_core.engines.fitting import DEFAULT_BATCH, GIB, Plan, weight_bytes
 from glm4v_core.engines.vllm_options import VllmOptions
 
+LEGACY_ARCHITECTURE = "GLM4VForCausalLM"
+"""What vLLM calls the first generation; its checkpoints name a class of their own code."""
 _WIDTHS = {"float32": 4, "bfloat16": 2}
 
 
@@ -33,7 +35,9 @@ def arguments_of(
         "disable_log_stats": not options.stats,
         "use_tqdm_on_load": options.progress,
     }
-    if options.max_image_tokens is not None:
+    if family.remote_tokenizer:
+        arguments |= {"limit_mm_per_prompt": {"image": 1}, "hf_overrides": {"architectures": [LEGACY_ARCHITECTURE]}}
+    elif options.max_image_tokens is not None:
         arguments["mm_processor_kwargs"] = {"size": dict(size)}
     if family.dialect.think is not None:
         # vLLM takes only this very text for the natural end of a thought, so it must be the closing tag alone.

@@ -7,6 +7,7 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
+import PIL.Image
 from vllm.config import ReasoningConfig, StructuredOutputsConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.platforms import current_platform
@@ -14,7 +15,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 
 from glm4v_core.engines.checkpoint_files import CheckpointFiles, load_image_processor, read_files
 from glm4v_core.engines.fitting import GIB, Shape, check_fit
-from glm4v_core.engines.measuring import ImageRuler
+from glm4v_core.engines.measuring import ImageRuler, Ruler, SquareRuler
 from glm4v_core.engines.vllm_arguments import arguments_of, plan_of
 from glm4v_core.engines.vllm_options import VllmOptions
 from glm4v_core.engines.vllm_support import check_vllm, has_bfloat16
@@ -24,19 +25,33 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
+class Sight:
+    """How a checkpoint sees images.
+
+    Attributes:
+        patch: pixels per side of one patch.
+        cover: pixels of one visual token, over the frames that the ruler's areas span.
+        resample: Pillow's number of the filter with which images are resized.
+    """
+
+    ruler: Ruler
+    patch: int
+    cover: int
+    resample: int
+
+
+@dataclass(frozen=True, slots=True)
 class Loaded:
     """vLLM with one checkpoint.
 
     Attributes:
-        processor: the image processor whose sizes the ruler measures by.
         image_token: the token that stands for one image in a prompt.
     """
 
     llm: AsyncLLM
     files: CheckpointFiles
     options: VllmOptions
-    processor: Any
-    ruler: ImageRuler
+    sight: Sight
     image_token: int
 
 
@@ -50,20 +65,30 @@ def load_llm(model: str | os.PathLike[str], options: VllmOptions) -> Loaded:
         UnsupportedError: the checkpoint is of no family that this engine runs, or wants to run code of its own.
     """
     check_vllm()
-    files = read_files(model, options.revision)
+    files = read_files(model, options.revision, remote_code=options.trust_remote_code)
     if "vllm" not in files.family.engines:
         raise UnsupportedError(f"{files.family.name} does not run on the vllm engine.")
-    processor = load_image_processor(files.folder)
-    ruler = ImageRuler(processor, options.max_image_tokens)
+    sight = _sight(files, options)
     dtype = _choose_dtype(options)
-    arguments = arguments_of(files, options, dtype=dtype, size=ruler.bounds())
+    arguments = arguments_of(files, options, dtype=dtype, size=sight.ruler.bounds())
     if options.check_memory:
-        _check_memory(files, options, dtype, ruler, processor)
+        _check_memory(files, options, dtype, sight)
     _log.info("vLLM loads %s in processes of its own.", files.name)
     llm = _start(arguments)
     _log.info("vLLM is ready: context of %d tokens.", llm.vllm_config.model_config.max_model_len)
     image_token = files.tokenizer.convert_tokens_to_ids(files.family.dialect.image_placeholder)
-    return Loaded(llm, files, options, processor, ruler, image_token)
+    return Loaded(llm, files, options, sight, image_token)
+
+
+def _sight(files: CheckpointFiles, options: VllmOptions) -> Sight:
+    if files.family.remote_tokenizer:
+        vision = files.config["vision_config"]
+        side, patch = int(vision["image_size"]), int(vision["patch_size"])
+        return Sight(SquareRuler(side, patch), patch, 2 * (2 * patch) ** 2, int(PIL.Image.Resampling.BICUBIC))
+    processor = load_image_processor(files.folder)
+    ruler = ImageRuler(processor, options.max_image_tokens)
+    cover = (processor.patch_size * processor.merge_size) ** 2 * processor.temporal_patch_size
+    return Sight(ruler, processor.patch_size, cover, int(processor.resample))
 
 
 def _start(arguments: dict[str, Any]) -> AsyncLLM:
@@ -93,10 +118,9 @@ def _choose_dtype(options: VllmOptions) -> str:
     return "bfloat16"
 
 
-def _check_memory(files: CheckpointFiles, options: VllmOptions, dtype: str, ruler: ImageRuler, processor: Any) -> None:
+def _check_memory(files: CheckpointFiles, options: VllmOptions, dtype: str, sight: Sight) -> None:
     memory = current_platform.get_device_total_memory()
-    side = processor.patch_size * processor.merge_size
-    largest = ruler.bounds()["longest_edge"] // (side**2 * processor.temporal_patch_size)
+    largest = sight.ruler.bounds()["longest_edge"] // sight.cover
     plan = plan_of(files, options, dtype=dtype, image_tokens=largest)
     found = check_fit(Shape.of(files.config), plan, memory, share=options.gpu_memory_utilization)
     _log.info("About %.1f of %.1f GiB are needed on each device.", found.total / GIB, memory / GIB)
