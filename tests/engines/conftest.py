@@ -20,6 +20,9 @@ from glm4v_core.engines.checkpoint import Checkpoint, load_checkpoint
 from glm4v_core.engines.options import TransformersOptions
 from glm4v_core.engines.transformers import TransformersEngine
 from tests.engines.fake_server import Connect, FakeServer
+from tests.engines.serving import ENGINES, Engine, running
+
+collect_ignore = [] if "vllm" in ENGINES else ["test_vllm.py"]
 
 Architecture = Literal["glm4v", "glm4v_moe", "glm_ocr"]
 OpenEngine = Callable[..., TransformersEngine]
@@ -247,3 +250,22 @@ def connect(server: FakeServer) -> Iterator[Connect]:
     yield connect_to
     for model in opened:
         model.close()
+
+
+@pytest.fixture(scope="session", params=ENGINES)
+def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    """Every engine in turn, each loaded once for all its tests."""
+    with running(request.param, tmp_path_factory.mktemp("server") / "log") as found:
+        yield found
+
+
+@pytest.fixture
+def model(loaded: Engine) -> Glm4v:
+    return loaded.model
+
+
+@pytest.fixture(scope="session")
+def reference() -> Iterator[Glm4v]:
+    """The transformers engine, whose answers are compared with `generate()` elsewhere."""
+    with Glm4v.load("tiny", "transformers") as model:
+        yield model

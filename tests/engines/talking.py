@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,9 @@ from glm4v_core.engines.checkpoint import Checkpoint
 from glm4v_core.images import Image
 from glm4v_core.types import FinishReason, Message, Piece, Request, Sampling, Timings, TokenLogprob, Usage
 
+SAMPLES = Path(__file__).parents[2] / "samples"
+READ = "Read the text on this page, line by line. Output only the text."
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -26,6 +30,10 @@ class Answer:
     timings: Timings
     logprobs: tuple[TokenLogprob, ...]
     pieces: tuple[Piece, ...]
+
+
+def sample(name: str = "scan-01.png", *, max_tokens: int | None = None) -> Image:
+    return Image.load(SAMPLES / name, max_image_tokens=max_tokens)
 
 
 def page(seed: int, width: int = 112, height: int = 84, *, max_tokens: int | None = None) -> Image:
