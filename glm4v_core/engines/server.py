@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -102,7 +102,7 @@ class ServerEngine:
         body = await asyncio.to_thread(self._writer.prompt, request)
         url = self._options.url.removesuffix("/v1") + "/tokenize"
         try:
-            with reported(self._options.secrets):
+            with self._reported():
                 async with _until(self._deadline()):
                     answer: Any = await client.post(url, body={**body, "return_token_strs": True}, cast_to=object)
         except ModelNotFoundError as error:
@@ -123,6 +123,16 @@ class ServerEngine:
         if self._client is None:
             raise EngineClosedError("The engine was closed.")
         return self._client
+
+    @contextmanager
+    def _reported(self) -> Iterator[None]:
+        try:
+            with reported(self._options.secrets):
+                yield
+        except ServerUnreachableError as error:
+            if self._client is not None:
+                raise
+            raise EngineClosedError("The engine was closed before the answer was complete.") from error
 
     async def _begin(self, client: openai.AsyncOpenAI, request: Request, deadline: float | None) -> Chunks:
         """Send a request until the server begins an answer; the client repeats it, all under one deadline.
@@ -145,14 +155,14 @@ class ServerEngine:
         # Pixels become PNG files here, which takes its time.
         body = await asyncio.to_thread(writer.body, request)
         model, messages = body.pop("model"), body.pop("messages")
-        with reported(self._options.secrets):
+        with self._reported():
             async with _until(deadline):
                 return await client.chat.completions.create(
                     model=model, messages=messages, stream=True, extra_body=body
                 )
 
     async def _next(self, chunks: Chunks, deadline: float | None) -> Any:
-        with reported(self._options.secrets):
+        with self._reported():
             async with _until(deadline):
                 return await anext(chunks, None)
 

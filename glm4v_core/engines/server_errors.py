@@ -54,7 +54,10 @@ def _translated(error: Exception) -> Glm4vError:
         case openai.APITimeoutError():
             return EngineTimeoutError("The server did not answer in time.", hint=_SILENT)
         case openai.APIConnectionError():
-            return ServerUnreachableError(f"The connection to the server failed: {error.__cause__ or error}")
+            reason = error.__cause__ or error
+            return ServerUnreachableError(
+                f"The connection to the server failed: {str(reason) or type(reason).__name__}"
+            )
         case openai.APIError():
             return _from_reason(_status(error), _reason(error))
         case json.JSONDecodeError() | UnicodeDecodeError():

@@ -227,6 +227,16 @@ class TestKeys:
         assert KEY not in json.dumps(server.headers)
 
 
+async def test_closing_an_engine_ends_its_answers(server: FakeServer, connect: Connect) -> None:
+    server.will([chunk(content="Y"), HOLD])
+    model = connect()
+    stream = model.astream(HELLO)
+    assert (await anext(stream)).text == "Y"
+    await model.aclose()
+    with pytest.raises(EngineClosedError, match="before the answer was complete"):
+        await anext(stream)
+
+
 async def test_a_closed_engine_says_so(server: FakeServer, connect: Connect) -> None:
     model = connect()
     await model.aclose()
