@@ -54,7 +54,7 @@ def find_model(name: str | None, options: ServerOptions) -> Served:
 
     Raises:
         ModelNotFoundError: the server does not have it, or has several.
-        UnsupportedError: it is of no known family.
+        UnsupportedError: it is of no known family, or its server garbles its prompts.
         ServerError, ConfigError: the server cannot be reached, or refuses.
     """
     http = openai.DefaultHttpxClient(verify=options.verify)
@@ -62,8 +62,10 @@ def find_model(name: str | None, options: ServerOptions) -> Served:
         card = _choose(name, _cards(client))
         on_vllm = card.get("owned_by") == "vllm"
         version = _version(client, options) if on_vllm else None
+        family = family_named(options.family) if options.family else _family(card)
+        if on_vllm and family.dialect.switch == "prefill":
+            _check_rendering(client, card["id"], options)
     api = ("vllm" if on_vllm else "openai") if options.api == "auto" else options.api
-    family = family_named(options.family) if options.family else _family(card)
     _check_version(version)
     served = Served(card["id"], family, _context(card, family, options), api, version)
     _log.info("%s is served at %s as %s, with the fields of %s.", served.name, options.url, family.name, api)
@@ -122,6 +124,22 @@ def _context(card: dict[str, Any], family: Family, options: ServerOptions) -> in
     if options.context and said and options.context > said:
         raise ConfigError(f"context={options.context} is more than the {said} tokens that the server takes.")
     return options.context or said or family.context
+
+
+def _check_rendering(client: openai.OpenAI, model: str, options: ServerOptions) -> None:
+    """Refuse a server that shows messages as Python lists: vLLM's default where only user turns are read as lists."""
+    messages = [{"role": "system", "content": "x"}, {"role": "user", "content": "x"}]
+    body = {"model": model, "messages": messages, "return_token_strs": True}
+    url = options.url.removesuffix("/v1") + "/tokenize"
+    try:
+        answer: Any = client.with_options(max_retries=0).post(url, body=body, cast_to=object)
+    except (openai.APIError, ValueError):
+        return
+    if isinstance(answer, dict) and "'type'" in "".join(answer.get("token_strs") or ()):
+        raise UnsupportedError(
+            "This server shows the model system messages and past answers as Python lists.",
+            hint="Start vLLM with --chat-template-content-format string --interleave-mm-strings.",
+        )
 
 
 def _check_version(version: str | None) -> None:

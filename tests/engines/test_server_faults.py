@@ -179,6 +179,19 @@ class TestFindingTheModel:
         assert connect().info.versions.get("vllm") == version
         assert ("tested from 0.32" in caplog.text) == warned
 
+    @pytest.mark.parametrize(
+        ("shown", "garbled"), [("[{'type':Ġ'text',Ġ'text':Ġ'x'}]", True), ("x", False), (None, False)]
+    )
+    def test_refuses_a_server_that_garbles_prompts(
+        self, server: FakeServer, connect: Connect, shown: str | None, garbled: bool
+    ) -> None:
+        server.count = shown and {"count": 2, "token_strs": ["<|system|>", *shown]}
+        if garbled:
+            with pytest.raises(UnsupportedError, match="content-format string"):
+                connect(family="GLM-4.1V-9B-Thinking")
+        else:
+            assert connect(family="GLM-4.1V-9B-Thinking").info.family.name == "GLM-4.1V-9B-Thinking"
+
     def test_gives_up_on_a_silent_server(self, server: FakeServer, connect: Connect) -> None:
         server.models = HOLD
         with pytest.raises(EngineTimeoutError, match="deadline"):
