@@ -12,13 +12,14 @@ import pytest
 
 from glm4v_core.engines.checkpoint_files import CheckpointFiles, load_image_processor, read_files
 from glm4v_core.engines.fitting import GIB, Plan, Shape, bytes_per_token, check_fit, needs
-from glm4v_core.engines.measuring import ImageRuler, PromptTokenizer
+from glm4v_core.engines.measuring import ImageRuler, PromptTokenizer, SquareRuler
 from glm4v_core.engines.text import TokenBytes
 from glm4v_core.engines.vllm_arguments import arguments_of, plan_of
 from glm4v_core.engines.vllm_options import VllmOptions
 from glm4v_core.engines.vllm_requests import ResizedPages, logprob_of, prompt_of, sampling_of
 from glm4v_core.errors import ConfigError, ModelLoadError, UnknownOptionError, UnsupportedError
 from glm4v_core.prompt import ChatTemplate
+from tests.engines.legacy import write_legacy
 from tests.engines.talking import ask, page
 
 COMMIT = "0123456789abcdef" * 2 + "01234567"
@@ -189,7 +190,7 @@ class TestRequests:
     def test_resized_pages_are_kept_within_bounds(self, files: CheckpointFiles) -> None:
         processor = load_image_processor(files.folder)
         ruler = ImageRuler(processor, 20)
-        pages = ResizedPages(processor.patch_size, int(processor.resample), room=40_000)
+        pages = ResizedPages(processor.patch_size, int(processor.resample), room=30_000)
         first, second, third = (ruler.measure(page(seed, 280, 280)) for seed in (1, 2, 3))
         made = [pages.get(image) for image in (first, second, third)]
         assert [image.size for image in made] == [(112, 112)] * 3
@@ -204,3 +205,39 @@ class TestRequests:
         assert (read.token, read.logprob) == (table.text(letters[0]), -2.0)
         assert read.top == ((table.text(letters[1]), -0.5),)
         assert logprob_of(letters[0], found, 0, table).top == ()
+
+
+class TestLegacy:
+    """The first generation, read from files in their published form; its weights need vLLM."""
+
+    def test_its_code_stays_off_unless_it_is_asked_for(self, tmp_path: Path) -> None:
+        folder = write_legacy(tmp_path / "legacy")
+        with pytest.raises(UnsupportedError, match="trust_remote_code=True with a pinned revision"):
+            read_files(folder, None)
+
+    def test_its_code_is_run_with_a_warning(
+        self, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        folder = write_legacy(tmp_path / "legacy")
+        monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path))
+        files = read_files(folder, COMMIT, remote_code=True)
+        assert any(COMMIT in record.message and record.levelname == "WARNING" for record in caplog.records)
+        assert (files.family.name, files.ends) == ("GLM-4v-9b", {256, 263, 265})
+        table = TokenBytes(files.tokenizer)
+        tokenizer = PromptTokenizer(files.tokenizer, 256, SquareRuler(112, 14))
+        request = ask(page(1), "Réad")
+        tokenized = tokenizer.tokenize(ChatTemplate(files.template, files.family.dialect).render(request))
+        text = b"".join(table[token] for token in tokenized.ids).decode()
+        assert "<|begin_of_image|><|endoftext|><|end_of_image|>Réad" in text
+        assert tokenized.length == len(tokenized.ids) + 15
+        arguments = arguments_of(files, VllmOptions(), dtype="bfloat16", size={})
+        assert arguments["hf_overrides"] == {"architectures": ["GLM4VForCausalLM"]}
+        assert arguments["limit_mm_per_prompt"] == {"image": 1}
+        assert "reasoning_config" not in arguments
+        assert Shape.of(files.config).kv_heads == 2
+
+    def test_other_checkpoints_get_no_code_run(self, checkpoint_folder: Path, tmp_path: Path) -> None:
+        config = json.loads((checkpoint_folder / "config.json").read_text())
+        (tmp_path / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoModel": "modeling.Evil"}}))
+        with pytest.raises(UnsupportedError, match="code of its own"):
+            read_files(tmp_path, COMMIT, remote_code=True)
