@@ -9,7 +9,9 @@ A cell that fails ends the run with its traceback and status 1; the notebook is 
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
+from typing import Any
 
 import nbformat
 from nbclient import NotebookClient
@@ -17,6 +19,8 @@ from nbclient import NotebookClient
 FOLDER = Path(__file__).parents[1] / "notebooks"
 SECONDS = 300
 """For one cell."""
+NO_WIDGETS = "ignore:IProgress not found"
+"""A progress bar of a library would like widgets, which a committed notebook cannot show."""
 
 
 def execute(path: Path, target: Path) -> None:
@@ -29,9 +33,24 @@ def execute(path: Path, target: Path) -> None:
         record_timing=False,
         resources={"metadata": {"path": str(path.parent)}},
     )
-    client.execute()
+    client.execute(env=os.environ | {"PYTHONWARNINGS": NO_WIDGETS})
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = joined(cell.outputs)
     notebook.metadata = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
     nbformat.write(notebook, target)
+
+
+def joined(outputs: list[Any]) -> list[Any]:
+    """Put what was printed piece by piece into one output."""
+    kept: list[Any] = []
+    for output in outputs:
+        before = kept[-1] if kept else None
+        if before is not None and before.output_type == "stream" == output.output_type and before.name == output.name:
+            before.text += output.text
+        else:
+            kept.append(output)
+    return kept
 
 
 def main() -> None:
