@@ -233,8 +233,8 @@ class PageStore:
     def _options(self, source: str, options: PageOptions) -> PageOptions:
         """Set the caller's options over those with which a file was indexed."""
         rows = self._file.rows("select options from files where source = ?", source)
-        merged: PageOptions = (json.loads(rows[0][0]) if rows else {}) | options
-        return merged
+        kept: PageOptions = json.loads(rows[0][0]) if rows else {}
+        return kept | options
 
 
 def _place(write: Write, page: PageInfo, source: str) -> None:
