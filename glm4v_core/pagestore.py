@@ -10,6 +10,7 @@ import io
 import json
 import os
 from collections.abc import Collection, Sequence
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Self, Unpack
@@ -101,15 +102,15 @@ class PageStore:
         """
         if k < 1:
             raise ConfigError(f"k is {k}; it must be positive.")
-        terms = [f'"{term[:-1]}"*' if term.endswith("*") else f'"{term}"' for term in query_terms(question)]
-        if not terms:
+        match = _match(query_terms(question))
+        if not match:
             return ()
         statement = (
             "select shown.*, -bm25(terms) as score from terms join shown on shown.id = terms.rowid"
             " where terms match ? order by score desc, shown.id limit ?"
         )
         with self._file.reading():
-            rows = self._file.rows(statement, " OR ".join(terms), k)
+            rows = self._file.rows(statement, match, k)
             return tuple(FoundPage(self._page(row[:-1]), row[-1]) for row in rows)
 
     def image(self, sha256: str, **options: Unpack[PageOptions]) -> Image:
@@ -235,6 +236,13 @@ class PageStore:
         rows = self._file.rows("select options from files where source = ?", source)
         kept: PageOptions = json.loads(rows[0][0]) if rows else {}
         return kept | options
+
+
+def _match(terms: Sequence[str]) -> str:
+    """Write what FTS5 looks for: any of the terms, and neighbours once more as a phrase, so that whole names count."""
+    words = [f'"{term[:-1]}"*' if term.endswith("*") else f'"{term}"' for term in terms]
+    phrases = [f'"{first} {second}"' for first, second in pairwise(terms) if "*" not in first + second]
+    return " OR ".join(words + phrases)
 
 
 def _place(write: Write, page: PageInfo, source: str) -> None:

@@ -46,6 +46,13 @@ class TestSearch:
         first, second, third = store.search("Marsh, invoice 5")
         assert first.score >= second.score >= third.score > 0
 
+    def test_a_whole_name_counts_more_than_its_words(self, store: PageStore) -> None:
+        add(store, "Mona Thorne writes to Liam Holt, Holt Mona")
+        add(store, "Holt Ltd writes to Mona, Mona Holt, a street and a town", number=2)
+        assert texts(store, "What did Mona Holt say?", k=1) == [
+            "Holt Ltd writes to Mona, Mona Holt, a street and a town"
+        ]
+
     @pytest.mark.parametrize("question", ["发票", "税", "金额是多少？", "ＡＢ－１２３", "ab123", "12.50", "invoices"])
     def test_chinese_numbers_and_word_forms_are_found(self, store: PageStore, question: str) -> None:
         add(store, "增值税发票 AB-123\n金额 12.50\ninvoice")
