@@ -123,11 +123,15 @@ def refused(request: Request, error: type[Glm4vError], message: str, family: str
 
 def test_the_public_names_change_only_on_purpose() -> None:
     names = """
-        FAMILIES SAMPLING_SETTINGS Box Choices Completion Constraint Defaults Delta DocumentResult Engine
-        EngineInfo FailedPage Failure Family FinishReason Glm4v Glm4vError Image ImageLimits ImageSource
-        JsonSchema Language Message ModelSettings Outcome Page PageFailure PageInfo PageOptions Part Piece
-        Provenance Regex Request Role Sampling ScriptedEngine Step StepInfo Text Thinking Timings TokenCount
-        TokenLogprob Tool ToolCall ToolChoice ToolResult Usage Video Workflow check_url closed_schema
-        count_pages document_workflow errors find_files in_order load_page load_pages pull shared tasks
+        FAMILIES PAGES_FOUND SAMPLING_SETTINGS Answering Box Choices Completion Constraint Defaults Delta
+        DocumentResult Engine EngineInfo Evidence Facts FailedPage Failure Family FinishReason FoundPage
+        Glm4v Glm4vError Image ImageLimits ImageSource IngestOptions IngestedPage Ingestion JsonSchema
+        Language Message ModelSettings OnError Outcome Page PageAnswer PageFailure PageInfo PageOptions
+        PageStore PageText Part Paths Piece Place Provenance Regex Request Role Route Sampling
+        ScriptedEngine SourcedAnswer Step StepInfo StoredPage Text Thinking Timings TokenCount TokenLogprob
+        Tool ToolCall ToolChoice ToolResult UnreadPage Usage Video Workflow aingest answer_facts
+        aquery_pages call_settings check_on_error check_route check_url choose_answer closed_schema
+        count_pages document_workflow errors evidence_of find_files find_scans in_order ingest load_page
+        load_pages open_pages page_facts page_id page_request pull query_pages read_texts shared tasks
     """
     assert glm4v_core.__all__ == names.split()
