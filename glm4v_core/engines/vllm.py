@@ -28,7 +28,7 @@ from glm4v_core.engines.transcript import Clock, Transcript, vocabulary_of
 from glm4v_core.engines.vllm_loading import Loaded, load_llm
 from glm4v_core.engines.vllm_options import VllmOptions
 from glm4v_core.engines.vllm_requests import ResizedPages, logprob_of, prompt_of, sampling_of
-from glm4v_core.errors import EngineClosedError, EngineDeadError, EngineError, InputError
+from glm4v_core.errors import ConfigError, EngineClosedError, EngineDeadError, EngineError, InputError
 from glm4v_core.prompt import ChatTemplate
 from glm4v_core.types import Piece, Request, TokenLogprob, Usage
 
@@ -209,11 +209,11 @@ class _Running:
         grammar = compile_grammar(request, self._dialect, tokenized.phase)
         pixels = [self._pages.get(image) for image in tokenized.images]
         settings = sampling_of(request, sorted(self.vocabulary.ends), wanted, budget=self._dialect.think is not None)
-        parameters = SamplingParams(
-            **settings,
-            output_kind=RequestOutputKind.DELTA,
-            structured_outputs=None if grammar is None else StructuredOutputsParams(grammar=grammar.text),
-        )
+        structured = None if grammar is None else StructuredOutputsParams(grammar=grammar.text)
+        try:
+            parameters = SamplingParams(**settings, output_kind=RequestOutputKind.DELTA, structured_outputs=structured)
+        except VLLMClientError as error:
+            raise ConfigError(f"vLLM refuses the settings: {error}") from error
         return _Job(request, tokenized, prompt_of(tokenized, pixels, self._shortest), parameters, wanted)
 
 
