@@ -145,7 +145,7 @@ def test_transformers_reads_the_same_from_the_folder(tiny: Glm4v, scan: tuple[Im
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     model = transformers.AutoModelForImageTextToText.from_pretrained(folder, dtype="float32").eval()
     assert sum(parameter.numel() for parameter in model.parameters()) <= 6 * 10**6
-    question = f"Repeat this text:\n{scan[1]['text']}"
+    question = f"<document>\n{scan[1]['text']}\n</document>\nSummarize this document."
     prompt = tokenizer.apply_chat_template(
         [{"role": "user", "content": question}],
         add_generation_prompt=True,
@@ -156,7 +156,7 @@ def test_transformers_reads_the_same_from_the_folder(tiny: Glm4v, scan: tuple[Im
     ids = model.generate(**prompt, max_new_tokens=300)[0, prompt["input_ids"].shape[1] :]
     text = tokenizer.decode(ids, skip_special_tokens=True)
     assert text == ask(tiny, question)
-    assert text.startswith(scan[1]["text"].splitlines()[0])
+    assert text.startswith("Invoice from ")
 
 
 def test_text_parts_and_strings_are_the_same(tiny: Glm4v) -> None:
