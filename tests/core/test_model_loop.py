@@ -210,7 +210,7 @@ def test_a_forked_child_gets_an_engine_loop_of_its_own() -> None:
     script = (
         "print(model.generate(asked).text, flush=True)\n"
         "child = os.fork()\n"
-        "print(model.generate(asked).text, flush=True)\n"
+        "print(model.generate(asked).text + '\\n', end='', flush=True)\n"  # in one piece, for two write at once
         "if child:\n"
         "    assert os.waitpid(child, 0)[1] == 0\n"
     )

@@ -70,7 +70,7 @@ class Letterhead(BaseModel):
 async def test_a_grammar_holds_the_answer_to_its_class(llm: GLM4VMultiModal) -> None:
     prompt = ChatPromptTemplate([about_the_scan("Extract as JSON: {fields}.")])
     head = await llm.astructured_predict(Letterhead, prompt, fields="date, subject")
-    assert head == Letterhead(date="3 Jun 1994", subject=None)
+    assert head == Letterhead(date="Mar 13, 1984", subject=None)
 
 
 async def test_agents_look_at_images_and_call_tools(llm: GLM4VMultiModal) -> None:
