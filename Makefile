@@ -41,14 +41,21 @@ types: $(VENV)/dev.stamp
 tests: $(VENV)/dev.stamp
 	$(RUN)/pytest $(PACKAGES:%=--cov=%) --cov-branch --cov-report=term --cov-fail-under=95
 
-# The oldest and the newest langchain-core beside the pinned one. Without their dependencies, which would move the pins.
+# The oldest and the newest langchain-core and the oldest llama-index-core beside the pinned ones; its pinned one is the
+# newest. Without their dependencies, which would move the pins.
 CORES := 1.7.0 1.8.1
+LLAMA_INDEX := 0.14.23
+BESIDE_LLAMA_INDEX := llama-index-workflows==2.14.0 llama-index-instrumentation==0.1.0
 hosts: $(VENV)/dev.stamp
 	for core in $(CORES); do \
 		place=$(VENV)/langchain-core-$$core; \
 		test -d $$place || $(PIP) install $(PIP_ARGS) --no-deps --target $$place langchain-core==$$core || exit 1; \
 		PYTHONPATH=$$place $(RUN)/pytest --quiet tests/langchain -k "not Tiny and not Enforced" || exit 1; \
 	done
+	place=$(VENV)/llama-index-core-$(LLAMA_INDEX); \
+	test -d $$place || $(PIP) install $(PIP_ARGS) --no-deps --target $$place \
+		llama-index-core==$(LLAMA_INDEX) $(BESIDE_LLAMA_INDEX) || exit 1; \
+	PYTHONPATH=$$place $(RUN)/pytest --quiet tests/llamaindex -k "not tiny and not real_model"
 
 # vLLM pins other versions than we do, so its tests have an environment of their own. The pins are complete, and installed
 # without looking at dependencies: vLLM's build for CPUs asks for torchaudio and torchcodec, which do not fit its torch.

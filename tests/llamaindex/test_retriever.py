@@ -79,7 +79,7 @@ class TestRetriever:
     @pytest.mark.parametrize("pictures", [False, True])
     async def test_query_engines_of_llamaindex_take_it(self, store: PageStore, scripted: Make, pictures: bool) -> None:
         llm, engine = scripted(lambda request: "22.00")
-        retriever = PageRetriever(store, k=2, pictures=pictures)
+        retriever = PageRetriever(store, k=1, pictures=pictures)
         answer = await RetrieverQueryEngine.from_args(retriever, llm=llm, multimodal=pictures).aquery("Glacier letter")
         assert str(answer) == "22.00"
         assert [width_of(request) for request in engine.history] == [2 if pictures else 0]
