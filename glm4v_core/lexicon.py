@@ -2,6 +2,9 @@
 
 Pages and questions go through the same preparation, so that they meet: full-width forms are narrowed and letters
 lowered, and a number such as `AB-12/345` stands there in its parts and as a whole without its marks.
+
+Papers such as invoices and forms hold few sentences, so words like "who" and "of" are rare on them, and BM25 would take
+a page that has one for what a question is about. Questions are therefore asked without such words.
 """
 
 from __future__ import annotations
@@ -16,6 +19,13 @@ _MARKS = re.compile(r"[-./,:']")
 _IS_HAN = re.compile(f"[{_HAN}]")
 _HAS_DIGIT = re.compile(r"\d")
 
+_FUNCTION_WORDS = frozenset(
+    "a about an and any are as at be been but by can could did do does for from had has have he her his how i if in into"
+    " is it its me my no not of on one or our please say says she should so some such tell than that the their them then"
+    " there these they this those to us was we were what when where which who whom whose why will with would you your"
+    " 什么 么是 是什 多少 是多 哪里 哪个 哪些 哪一 是谁 谁的 请问 请告 告诉 诉我 有没 没有 是不 不是 一下".split()
+)
+
 
 def page_terms(text: str) -> str:
     """Write the terms of a page with spaces between them."""
@@ -25,6 +35,11 @@ def page_terms(text: str) -> str:
 def query_terms(text: str) -> tuple[str, ...]:
     """List the terms to look for, each once; one that ends in `*` is only the beginning of a term."""
     return tuple(dict.fromkeys(term for piece in _pieces(text) for term in _terms(piece, whole_page=False)))
+
+
+def is_function_word(term: str) -> bool:
+    """Tell whether a term of a question says only how the question is built, in English or Chinese."""
+    return term in _FUNCTION_WORDS
 
 
 def _pieces(text: str) -> Iterator[str]:

@@ -17,7 +17,7 @@ from typing import Self, Unpack
 
 from glm4v_core.errors import ConfigError, Glm4vError, PageError
 from glm4v_core.images import Image
-from glm4v_core.lexicon import page_terms, query_terms
+from glm4v_core.lexicon import is_function_word, page_terms, query_terms
 from glm4v_core.page_files import FileStamp
 from glm4v_core.pages import PageOptions, load_page
 from glm4v_core.store_file import Row, StoreFile, Write
@@ -240,8 +240,10 @@ class PageStore:
 
 def _match(terms: Sequence[str]) -> str:
     """Write what FTS5 looks for: any of the terms, and neighbours once more as a phrase, so that whole names count."""
-    words = [f'"{term[:-1]}"*' if term.endswith("*") else f'"{term}"' for term in terms]
-    phrases = [f'"{first} {second}"' for first, second in pairwise(terms) if "*" not in first + second]
+    telling = [term for term in terms if not is_function_word(term)] or terms
+    words = [f'"{term[:-1]}"*' if term.endswith("*") else f'"{term}"' for term in telling]
+    pairs = [pair for pair in pairwise(terms) if not all(map(is_function_word, pair))]
+    phrases = [f'"{first} {second}"' for first, second in pairs if "*" not in first + second]
     return " OR ".join(words + phrases)
 
 

@@ -53,6 +53,15 @@ class TestSearch:
             "Holt Ltd writes to Mona, Mona Holt, a street and a town"
         ]
 
+    @pytest.mark.parametrize("question", ["Could you please tell me what they say in 4041?", "请问4041是多少？"])
+    def test_how_a_question_is_put_does_not_count(self, store: PageStore, question: str) -> None:
+        add(store, "Please tell us what you want, so that we can say what they could do. 请问多少？")
+        for number in range(2, 6):
+            add(store, f"Invoice 404{number - 1}", number=number)
+        assert texts(store, question) == ["Invoice 4041"]
+        assert texts(store, "what?")[0].startswith("Please")
+        assert texts(store, "tell us what you want", k=1)[0].startswith("Please")
+
     @pytest.mark.parametrize("question", ["发票", "税", "金额是多少？", "ＡＢ－１２３", "ab123", "12.50", "invoices"])
     def test_chinese_numbers_and_word_forms_are_found(self, store: PageStore, question: str) -> None:
         add(store, "增值税发票 AB-123\n金额 12.50\ninvoice")
