@@ -72,13 +72,14 @@ def query_pages(
     model: Glm4v,
     question: str,
     *,
+    find: str | None = None,
     k: int = PAGES_FOUND,
     route: Route = "both",
     language: Language = "en",
     **options: Unpack[PageOptions],
 ) -> SourcedAnswer:
     """Do as `aquery_pages` does, without an event loop."""
-    return run(aquery_pages(store, model, question, k=k, route=route, language=language, **options))
+    return run(aquery_pages(store, model, question, find=find, k=k, route=route, language=language, **options))
 
 
 async def aquery_pages(
@@ -86,6 +87,7 @@ async def aquery_pages(
     model: Glm4v,
     question: str,
     *,
+    find: str | None = None,
     k: int = PAGES_FOUND,
     route: Route = "both",
     language: Language = "en",
@@ -96,7 +98,9 @@ async def aquery_pages(
     Args:
         store: of the pages.
         model: that is asked.
-        question: in the words of the pages, as far as they are known.
+        question: put to each page; without `find`, in the words of the pages, as far as they are known.
+        find: words that lead to the pages, where they are not those of the question: a name, or the language of the
+            pages. Of these the model is told nothing.
         k: pages to find.
         route: ask about the picture of a page, its text, or both.
         language: of what is said around the question.
@@ -106,14 +110,14 @@ async def aquery_pages(
         ConfigError: k or route is out of range.
         PageError: the picture of a page is gone.
     """
-    evidence = await asyncio.to_thread(find_evidence, store, question, k=k, route=route, **options)
+    evidence = await asyncio.to_thread(find_evidence, store, find or question, k=k, route=route, **options)
     requests = [page_request(question, page, route, language=language, family=model.info.family) for page in evidence]
     completions = await model.agenerate_many(requests)
     return choose_answer(question, evidence, completions)
 
 
 def find_evidence(
-    store: PageStore, question: str, *, k: int, route: Route, **options: Unpack[PageOptions]
+    store: PageStore, words: str, *, k: int, route: Route, **options: Unpack[PageOptions]
 ) -> list[Evidence]:
     """Find pages in a store and open their pictures, unless the route is "text"."""
     check_route(route)
@@ -124,7 +128,7 @@ def find_evidence(
             None if route == "text" else store.image(found.page.sha256, **options),
             found.page.sha256,
         )
-        for found in store.search(question, k)
+        for found in store.search(words, k)
     ]
 
 

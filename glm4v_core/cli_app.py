@@ -170,6 +170,10 @@ def index(
 def query(
     question: str,
     store: Store = STORE,
+    find: Annotated[
+        str | None,
+        typer.Option(help="Words that lead to the pages, if not those of the question: a name, for example."),
+    ] = None,
     pages: Annotated[int, typer.Option(min=1, help="How many pages to find and ask.")] = PAGES_FOUND,
     route: Annotated[Route, typer.Option(help="What of a page the model is shown: image, text or both.")] = "both",
     picture: Annotated[Path | None, typer.Option(help="File for the picture of the cited page, as PNG.")] = None,
@@ -192,6 +196,7 @@ def query(
         question,
         store,
         load,
+        find=find,
         k=pages,
         route=route,
         language=language,

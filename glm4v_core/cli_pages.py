@@ -26,6 +26,7 @@ from glm4v_core.tasks import INCOMPLETE
 from glm4v_core.workflow import PageFailure, document_workflow
 
 STOPPED = "Stopped early; the pages so far are in the store. The same command goes on."
+NO_PAGE = "No page has any of these words."
 NO_ANSWER = "No page answers this."
 
 
@@ -42,10 +43,10 @@ def index_pages(
     document_workflow(options.labels, language=options.language)
     if not any(FileStamp.of(path).modified for path in paths):
         raise ImageNotFoundError(f"There is no file or folder {', '.join(map(str, paths[:5]))}.")
+    files = len(find_files(paths).files)
+    if not files and not store_path.is_file():  # in one that is there, pages may have to be forgotten
+        raise InputError("There is no picture and no PDF in these folders.", hint="Name files or their folder.")
     with PageStore(store_path) as store:
-        files = len(find_files(paths).files)
-        if not files and not store.sources():
-            raise InputError("There is no picture and no PDF in these folders.", hint="Name files or their folder.")
         with load() as model:
             try:
                 outcome = _ingest(store, model, paths, options, page_options, files)
@@ -67,6 +68,7 @@ def answer_question(
     store_path: Path,
     load: Callable[[], Glm4v],
     *,
+    find: str | None,
     k: int,
     route: Route,
     language: Language,
@@ -80,6 +82,7 @@ def answer_question(
         question: of the user.
         store_path: made by `glm4v index`.
         load: loads the model.
+        find: words that lead to the pages, if they are not those of the question.
         k: pages to find.
         route: what of a page is shown to the model.
         language: of the prompts.
@@ -93,7 +96,9 @@ def answer_question(
     if not question.strip():
         raise ConfigError("The question is empty.")
     with PageStore(store_path, create=False) as store:
-        evidence = find_evidence(store, question, k=k, route=route, **page_options)
+        if not store.count():
+            raise ConfigError(f"The page store {store_path} has no pages.", hint="Fill it with `glm4v index FOLDER`.")
+        evidence = find_evidence(store, find or question, k=k, route=route, **page_options)
         answer = _ask(question, evidence, route, language, load)
         if picture is not None and answer.citation is not None:
             _save_picture(store, answer.citation, picture, page_options)
@@ -203,7 +208,7 @@ def _print_outcome(outcome: Ingestion, pages: int, store: Path) -> None:
 def _print_answer(answer: SourcedAnswer, picture: Path | None) -> None:
     console, cited = Console(soft_wrap=True), answer.citation
     if answer.text is None or cited is None:
-        console.print(_escaped(NO_ANSWER, "yellow"))
+        console.print(_escaped(NO_ANSWER if answer.asked else NO_PAGE, "yellow"))
         return
     console.print(_escaped(answer.text))
     place = f"{cited.place.source}, page {cited.place.number} of {cited.place.count}"

@@ -4,7 +4,7 @@ from langchain_glm4v._convert import document_blocks, image_block
 from langchain_glm4v.chat_model import ChatGLM4V
 from langchain_glm4v.documents import GLM4VBlobParser, ScannedDocumentLoader
 from langchain_glm4v.errors import ChatContextOverflowError, ChatModelNotFoundError, ChatTimeoutError
-from langchain_glm4v.retriever import PageRetriever, page_document, page_query_chain
+from langchain_glm4v.retriever import PageQuestion, PageRetriever, page_document, page_query_chain
 from langchain_glm4v.workflows import document_workflow
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "ChatModelNotFoundError",
     "ChatTimeoutError",
     "GLM4VBlobParser",
+    "PageQuestion",
     "PageRetriever",
     "ScannedDocumentLoader",
     "document_blocks",

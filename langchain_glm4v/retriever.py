@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from operator import itemgetter
-from typing import Any, Unpack
+from typing import Any, NotRequired, TypedDict, Unpack
 
 from langchain_core.callbacks import CallbackManagerForRetrieverRun
 from langchain_core.documents import Document
@@ -35,11 +35,19 @@ from glm4v_core import (
     page_id,
     page_request,
 )
+from glm4v_core.errors import ConfigError
 from langchain_glm4v._convert import image_block
 from langchain_glm4v._results import to_completion
 from langchain_glm4v.documents import family_of
 
 State = dict[str, Any]
+
+
+class PageQuestion(TypedDict):
+    """A question, and the words that lead to its pages where they are not those of the question."""
+
+    question: str
+    find: NotRequired[str]
 
 
 class PageRetriever(BaseRetriever):
@@ -89,8 +97,11 @@ def page_query_chain(
     route: Route = "both",
     language: Language = "en",
     **options: Unpack[PageOptions],
-) -> Runnable[str, SourcedAnswer]:
+) -> Runnable[str | PageQuestion, SourcedAnswer]:
     """Answer questions from scanned pages: find pages, ask each by itself, and answer with the best that knows.
+
+    The input is a question, or a dict of `question` and `find`: words that lead to the pages, such as a name, or terms
+    in the language of the pages, of which the model is told nothing.
 
     An answer comes with its page and the page's picture. What a page says is data: its text is wrapped, and tools
     bound to the model are not offered while it reads.
@@ -114,7 +125,7 @@ def page_query_chain(
     prompts = RunnableLambda(partial(_prompts, llm, route, language), name="prompts")
     chain = (
         RunnableLambda(_begin, name="begin")
-        | RunnablePassthrough.assign(documents=itemgetter("question") | retriever)
+        | RunnablePassthrough.assign(documents=itemgetter("find") | retriever)
         | RunnablePassthrough.assign(evidence=RunnableLambda(partial(_open, store, route, options), name="pages"))
         | RunnablePassthrough.assign(messages=prompts | llm.bind(tools=None, tool_choice=None, reasoning=False).map())
         | RunnableLambda(_choose, name="answer")
@@ -122,8 +133,12 @@ def page_query_chain(
     return chain.with_config(run_name="page_query_chain")
 
 
-def _begin(question: str) -> State:
-    return {"question": question}
+def _begin(asked: str | PageQuestion) -> State:
+    if isinstance(asked, str):
+        asked = PageQuestion(question=asked)
+    if set(asked) not in ({"question"}, {"question", "find"}):
+        raise ConfigError(f"The input has {', '.join(asked)}.", hint="Pass a question, or a dict of question and find.")
+    return {"question": asked["question"], "find": asked.get("find", asked["question"])}
 
 
 def _open(store: PageStore | None, route: Route, options: PageOptions, state: State) -> list[Evidence]:

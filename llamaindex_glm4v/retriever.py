@@ -46,6 +46,9 @@ class PageRetriever(BaseRetriever):
     The metadata of a node is `source`, `page` (from 0), `total_pages`, `sha256`, `summary`, `model`, and `label` where
     there is one. Of a page that stands in several files it names the first; `store.get` knows all.
 
+    Where pages are to be found by other words than those of the question, `custom_embedding_strs` of a `QueryBundle`
+    has them.
+
     Example:
         ```python
         store = PageStore("glm4v-pages.sqlite")
@@ -73,9 +76,9 @@ class PageRetriever(BaseRetriever):
         self._k, self._pictures = k, pictures
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
+        words = " ".join(query_bundle.embedding_strs)  # those of the question, unless the caller has better ones
         return [
-            NodeWithScore(node=self._node(found.page), score=found.score)
-            for found in self.store.search(query_bundle.query_str, self._k)
+            NodeWithScore(node=self._node(found.page), score=found.score) for found in self.store.search(words, self._k)
         ]
 
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:

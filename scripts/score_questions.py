@@ -3,7 +3,9 @@
 python scripts/make_pages.py out/questions --count 200 --seed 970000
 python scripts/score_questions.py out/questions --out out/scores/questions
 
-Each question names something that stands on one page only (a number, a party, a date) and asks for another field.
+Each question asks for a field of a page that something else leads to, which stands on that page only: a number, a
+party, a date. It is asked in two forms: "named" puts both into one question, as in "Marsh Ltd: What is the total?", by
+which pages are found and asked; "apart" finds pages by "Marsh Ltd" and asks them "What is the total?".
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
+from typing import Literal
 
 sys.path[:0] = [str(Path(__file__).parent.parent)]
 
@@ -28,7 +31,9 @@ from glm4v_core.evaluation_truth import Truth, load_truths
 from glm4v_core.ingestion import IngestOptions
 from glm4v_core.metrics import Score, Tally, anls, is_same, score_all
 
+Form = Literal["named", "apart"]
 ROUTES: tuple[Route, ...] = ("text", "image", "both")
+FORMS: tuple[Form, ...] = ("named", "apart")
 QUESTIONS_AT_ONCE = 8
 PAGES_ASKED = 3
 IDENTIFYING = ("number", "sender", "recipient", "date")
@@ -36,18 +41,25 @@ IDENTIFYING = ("number", "sender", "recipient", "date")
 
 @dataclass(frozen=True, slots=True)
 class PageQuestion:
-    """A question that one page answers."""
+    """A question that one page answers, and the mark that leads to it."""
 
     source: str
+    mark: str
     question: str
     answers: Sequence[str]
+
+    def put(self, form: Form) -> tuple[str, str]:
+        """Return the words to find pages by, and what to ask them."""
+        whole = f"{self.mark}: {self.question}"
+        return (whole, whole) if form == "named" else (self.mark, self.question)
 
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """A question with what was found and said by one route."""
+    """A question with what was found and said in one form by one route."""
 
     asked: PageQuestion
+    form: Form
     route: Route
     found: Sequence[str]
     answer: str | None
@@ -57,10 +69,10 @@ class Answered:
         answer = self.answer or ""
         right = any(is_same(truth, answer) for truth in self.asked.answers)
         return {
-            "recall@1": Tally(self.asked.source in self.found[:1], 1),
-            f"recall@{PAGES_ASKED}": Tally(self.asked.source in self.found, 1),
-            f"exact, {self.route}": Tally(right, 1),
-            f"anls, {self.route}": Tally(anls(self.asked.answers, answer), 1),
+            f"{self.form}: recall@1": Tally(self.asked.source in self.found[:1], 1),
+            f"{self.form}: recall@{PAGES_ASKED}": Tally(self.asked.source in self.found, 1),
+            f"{self.form}: exact, {self.route}": Tally(right, 1),
+            f"{self.form}: anls, {self.route}": Tally(anls(self.asked.answers, answer), 1),
         }
 
 
@@ -77,27 +89,28 @@ def questions(pages: Mapping[Path, Truth], seed: int = 0) -> Iterator[PageQuesti
         pairs = [(mark, asked) for mark in own for asked in truth.questions if mark not in asked.answers]
         if pairs:
             mark, asked = random.choice(pairs)
-            yield PageQuestion(str(path), f"{mark}: {asked.question}", asked.answers)
+            yield PageQuestion(str(path), mark, asked.question, asked.answers)
 
 
 async def answers(
     model: Glm4v, store: PageStore, asked: Sequence[PageQuestion], routes: Sequence[Route], language: Language
 ) -> AsyncGenerator[Answered, None]:
-    """Ask every question by every route."""
+    """Ask every question in both forms by every route."""
 
-    async def work(item: tuple[PageQuestion, Route]) -> Answered:
-        question, route = item
-        evidence = await asyncio.to_thread(find_evidence, store, question.question, k=PAGES_ASKED, route=route)
+    async def work(item: tuple[PageQuestion, Form, Route]) -> Answered:
+        asked, form, route = item
+        words, question = asked.put(form)
+        evidence = await asyncio.to_thread(find_evidence, store, words, k=PAGES_ASKED, route=route)
         found = [page.place.source for page in evidence]
         # As `aquery_pages` answers, but a page is asked only when no better one knew.
         for page in evidence:
-            request = page_request(question.question, page, route, language=language, family=model.info.family)
-            answer = choose_answer(question.question, [page], [await model.agenerate(request)])
+            request = page_request(question, page, route, language=language, family=model.info.family)
+            answer = choose_answer(question, [page], [await model.agenerate(request)])
             if answer.text is not None:
-                return Answered(question, route, found, answer.text)
-        return Answered(question, route, found, None)
+                return Answered(asked, form, route, found, answer.text)
+        return Answered(asked, form, route, found, None)
 
-    items = [(question, route) for question in asked for route in routes]
+    items = [(question, form, route) for question in asked for form in FORMS for route in routes]
     async for answered in in_order(items, work, QUESTIONS_AT_ONCE):
         yield answered
 
@@ -117,7 +130,8 @@ async def score(
     await aingest(store, model, list(pages), IngestOptions(language=language))
     asked = list(questions(pages))[:limit]
     done = [answered async for answered in answers(model, store, asked, routes, language)]
-    by_question = [done[first : first + len(routes)] for first in range(0, len(done), len(routes))]
+    ways = len(FORMS) * len(routes)
+    by_question = [done[first : first + ways] for first in range(0, len(done), ways)]
     tallies = [{name: tally for one in group for name, tally in one.scores.items()} for group in by_question]
     return score_all(tallies, resamples=resamples, seed=0), done
 
@@ -144,7 +158,7 @@ def main() -> None:
         )
         scores, done = asyncio.run(scoring)
         pages = store.count()
-    asked = len(done) // len(options.routes)
+    asked = len(done) // (len(FORMS) * len(options.routes))
     table = Table("measure", "value", "95 % interval", title=f"{asked} questions over {pages} pages, {options.model}")
     for name, value in scores.items():
         table.add_row(name, f"{value.value:.1%}", f"{value.low:.1%} to {value.high:.1%}")

@@ -71,6 +71,13 @@ def test_a_page_that_does_not_know_leaves_it_to_the_next(store: PageStore, absen
     assert (nobody.text, nobody.citation) == (None, None)
 
 
+def test_pages_may_be_found_by_other_words_than_the_question(store: PageStore) -> None:
+    answer, engine = ask(store, "总金额是多少？", find="Glacier", language="zh")
+    assert (answer.question, answer.text, len(answer.asked)) == ("总金额是多少？", "22.00", 1)
+    assert "总金额是多少？" in words_of(engine.history[0])
+    assert "Glacier" not in words_of(engine.history[0]).partition("</document>")[2]
+
+
 async def test_no_page_is_found(store: PageStore) -> None:
     engine = ScriptedEngine(read)
     answer = await aquery_pages(store, Glm4v.from_engine(engine), "Zanzibar")

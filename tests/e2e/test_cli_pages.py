@@ -10,6 +10,7 @@ from typing import Any
 import PIL.Image
 import pytest
 
+from glm4v_core import PageStore
 from tests.e2e.conftest import Command
 from tests.pages import ABSENT, TEXTS, save_pages
 
@@ -84,6 +85,7 @@ class TestIndex:
             ended = glm4v("index", *arguments, *BOGUS)
             assert (ended.status, ended.err.partition(":")[0]) == (2, f"Error ({code})")
             assert "Hint: " in ended.err
+        assert not (tmp_path / "glm4v-pages.sqlite").exists()
         assert glm4v("index", "scans", "--dpi", 0, *BOGUS).status == 2
 
     def test_breaking_off(self, glm4v: Command, scans: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,6 +119,11 @@ class TestQuery:
         with PIL.Image.open(file) as picture:
             assert picture.size == (56, 28)
 
+    def test_pages_may_be_found_by_other_words(self, glm4v: Command, indexed: Path) -> None:
+        ended = glm4v("query", "总金额？", "--find", "Glacier", "--language", "zh", "--json", answers=["22.00"])
+        found = json.loads(ended.out)
+        assert (found["question"], found["answer"], len(found["asked"])) == ("总金额？", "22.00", 1)
+
     def test_an_answer_that_is_cut_off_says_so(self, glm4v: Command, indexed: Path) -> None:
         ended = glm4v("query", "Glacier", answers=["word " * 20_000])
         assert (ended.status, "The answer is incomplete (length)." in ended.err) == (0, True)
@@ -129,7 +136,8 @@ class TestQuery:
 
     def test_no_page_answers(self, glm4v: Command, indexed: Path) -> None:
         ended = glm4v("query", "Zanzibar", *BOGUS)
-        assert (ended.status, ended.out) == (1, "No page answers this.\n")
+        assert (ended.status, ended.out) == (1, "No page has any of these words.\n")
+        assert glm4v("query", "Glacier", answers=[ABSENT]).out == "No page answers this.\n"
         ended = glm4v("query", "Glacier", "--json", answers=[ABSENT])
         found = json.loads(ended.out)
         assert (ended.status, found["answer"], found["citation"], len(found["asked"])) == (1, None, None, 1)
@@ -138,6 +146,8 @@ class TestQuery:
         ended = glm4v("query", "Glacier", "--store", "none.sqlite", *BOGUS)
         assert ended.status == 2
         assert "There is no page store none.sqlite.\nHint: Make one with `glm4v index FOLDER`." in ended.err
+        PageStore("new.sqlite").close()
+        assert "has no pages.\nHint: Fill it with" in glm4v("query", "Glacier", "--store", "new.sqlite", *BOGUS).err
         assert "The question is empty" in glm4v("query", " ", *BOGUS).err
         assert glm4v("query", "Glacier", "--route", "video", *BOGUS).status == 2
         (indexed / "2.png").unlink()

@@ -8,7 +8,7 @@ from typing import Any
 
 import PIL.Image
 import pytest
-from score_questions import questions, score
+from score_questions import ROUTES, questions, score
 
 from glm4v_core import Glm4v, PageStore, Request, ScriptedEngine
 from glm4v_core.evaluation_truth import load_truths
@@ -48,7 +48,9 @@ def number_of(request: Request) -> int:
 def test_a_question_names_what_stands_on_one_page_and_asks_for_something_else(folder: Path) -> None:
     asked = list(questions(load_truths(folder).pages))
     assert [Path(each.source).name for each in asked] == ["1.png", "2.png", "3.png", "4.png"]
-    assert [each.question for each in asked] == [f"{party}: What is the total?" for party in PARTIES]
+    assert [(each.mark, each.question) for each in asked] == [(party, "What is the total?") for party in PARTIES]
+    assert asked[0].put("named") == ("Oslo Ltd: What is the total?",) * 2
+    assert asked[0].put("apart") == ("Oslo Ltd", "What is the total?")
     assert [each.answers for each in asked] == [["1.50"], ["2.50"], ["3.50"], ["4.50"]]
 
 
@@ -59,7 +61,7 @@ async def test_known_errors_are_measured_exactly(folder: Path, tmp_path: Path) -
             return "unreadable" if number == 4 else text_of(number)
         if words.startswith("Summarize"):
             return "A page."
-        if number == 3 and width_of(request):
+        if number == 3 and width_of(request) and "Mona Holt: " in words:
             return "3.51"
         return f"{number}.50"
 
@@ -67,14 +69,20 @@ async def test_known_errors_are_measured_exactly(folder: Path, tmp_path: Path) -
         engine = ScriptedEngine(reply)
         scores, done = await score(Glm4v.from_engine(engine), folder, store, resamples=10)
     assert {name: value.value for name, value in scores.items()} == {
-        "recall@1": 3 / 4,
-        "recall@3": 3 / 4,
-        "exact, text": 3 / 4,
-        "anls, text": (3 + 3 / 4) / 4,
-        "exact, image": 2 / 4,
-        "anls, image": (2 + 2 * 3 / 4) / 4,
-        "exact, both": 2 / 4,
-        "anls, both": (2 + 2 * 3 / 4) / 4,
+        "named: recall@1": 3 / 4,
+        "named: recall@3": 3 / 4,
+        "named: exact, text": 3 / 4,
+        "named: anls, text": (3 + 3 / 4) / 4,
+        "named: exact, image": 2 / 4,
+        "named: anls, image": (2 + 2 * 3 / 4) / 4,
+        "named: exact, both": 2 / 4,
+        "named: anls, both": (2 + 2 * 3 / 4) / 4,
+        "apart: recall@1": 3 / 4,
+        "apart: recall@3": 3 / 4,
+        **{f"apart: exact, {route}": 3 / 4 for route in ROUTES},
+        **{f"apart: anls, {route}": 3 / 4 for route in ROUTES},
     }
-    assert [answered.route for answered in done[:3]] == ["text", "image", "both"]
+    assert [(answered.form, answered.route) for answered in done[:6]] == [
+        (form, route) for form in ("named", "apart") for route in ROUTES
+    ]
     assert all(value.whole == 4 for value in scores.values())

@@ -118,6 +118,23 @@ class TestQueryChain:
         assert [bool(width_of(request)) for request in engine.history] == [True, False, True]
         assert ["<document>" in words_of(request) for request in engine.history] == [False, True, True]
 
+    @pytest.mark.parametrize("way", ["invoke", "ainvoke"])
+    async def test_pages_may_be_found_by_other_words_than_the_question(
+        self, store: PageStore, scripted: Make, way: str
+    ) -> None:
+        llm, engine = scripted(read)
+        chain = page_query_chain(llm, PageRetriever(store=store), language="zh")
+        asked: Any = {"question": "总金额是多少？", "find": "Glacier"}
+        answer = await chain.ainvoke(asked) if way == "ainvoke" else await asyncio.to_thread(chain.invoke, asked)
+        assert (answer.question, answer.text) == ("总金额是多少？", "22.00")
+        (request,) = engine.history
+        assert "总金额是多少？" in words_of(request)
+        assert "Glacier" not in words_of(request).partition("</document>")[2]
+        assert chain.invoke({"question": "Glacier"}).text == "22.00"
+        wrong: Any = {"question": "Glacier", "search": "Oslo"}
+        with pytest.raises(ConfigError, match="has question, search"):
+            chain.invoke(wrong)
+
     def test_nothing_found_asks_nothing(self, store: PageStore, scripted: Make) -> None:
         llm, engine = scripted(read)
         answer = page_query_chain(llm, PageRetriever(store=store)).invoke("Zanzibar")

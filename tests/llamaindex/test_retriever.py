@@ -118,6 +118,19 @@ class TestQueryEngine:
         assert ["<document>" in words_of(request) for request in engine.history] == [False, True, True]
         assert all(not request.tools and request.thinking is False for request in engine.history)
 
+    @pytest.mark.parametrize("asynchronous", [False, True])
+    async def test_pages_may_be_found_by_other_words_than_the_question(
+        self, store: PageStore, scripted: Make, asynchronous: bool
+    ) -> None:
+        llm, engine = scripted(read)
+        queries = PageQueryEngine(llm, PageRetriever(store), language="zh")
+        asked: Any = QueryBundle("总金额是多少？", custom_embedding_strs=["Glacier"])
+        response = await query(queries, asked, asynchronous=asynchronous)
+        assert str(response) == "22.00"
+        (request,) = engine.history
+        assert "总金额是多少？" in words_of(request)
+        assert "Glacier" not in words_of(request).partition("</document>")[2]
+
     async def test_nobody_knows(self, store: PageStore, scripted: Make) -> None:
         llm, engine = scripted(lambda request: ABSENT)
         queries = PageQueryEngine(llm, PageRetriever(store))
