@@ -23,7 +23,8 @@ _FUNCTION_WORDS = frozenset(
     "a about an and any are as at be been but by can could did do does for from had has have he her him his how i if in"
     " into is it its me my no not of on one or our please say says she should so some such tell than that the their"
     " them then there these they this those to us was we were what when where which who whom whose why will with would"
-    " you your 什么 么是 是什 多少 是多 哪里 哪个 哪些 哪一 是谁 谁的 请问 请告 告诉 诉我 有没 没有 是不 不是 一下".split()
+    " you your"
+    " 什么 么是 是什 多少 是多 哪里 哪个 哪些 哪一 是谁 谁的 请问 请告 告诉 诉我 有没 没有 是不 不是 一下".split()
 )
 
 
