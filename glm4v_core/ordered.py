@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
 from typing import Any, Generic, TypeVar
 
@@ -12,6 +13,8 @@ S = TypeVar("S")
 R = TypeVar("R")
 
 IN_FLIGHT = 16
+DRAWN_AHEAD = 4
+"""For so many items in work, one more is drawn, so that a place that falls free need not wait for it."""
 FINISHED_AHEAD = 8
 """Results kept behind one slow item, as a multiple of the items in flight."""
 
@@ -21,7 +24,7 @@ async def in_order(
 ) -> AsyncGenerator[R]:
     """Work on up to `concurrency` items at once and yield the results in the order of the items.
 
-    Items are drawn in a thread, since drawing may mean rendering a page, and only when there is room for one more.
+    Items are drawn in a thread, since drawing may mean rendering a page, and few of them before there is a place.
 
     Raises:
         ConfigError: concurrency is less than one.
@@ -48,7 +51,8 @@ class _Line(Generic[S, R]):
     def __init__(self, items: Iterable[S], work: Callable[[S], Coroutine[Any, Any, R]], concurrency: int) -> None:
         self._items = iter(items)
         self._work = work
-        self._free = asyncio.Semaphore(concurrency)
+        self._places = asyncio.Semaphore(concurrency)
+        self._drawn = asyncio.Semaphore(concurrency + math.ceil(concurrency / DRAWN_AHEAD))
         self._room = asyncio.Semaphore(concurrency * FINISHED_AHEAD)
         self.tasks: set[asyncio.Task[R]] = set()
         self.begun: asyncio.Queue[asyncio.Task[R] | None] = asyncio.Queue()
@@ -56,17 +60,21 @@ class _Line(Generic[S, R]):
     async def draw(self) -> None:
         while True:
             await self._room.acquire()
-            await self._free.acquire()
+            await self._drawn.acquire()
             item = await asyncio.to_thread(next, self._items, _END)
             if isinstance(item, _End):
                 return
             self._begin(item)
 
     def _begin(self, item: S) -> None:
-        task = asyncio.create_task(self._work(item))
-        task.add_done_callback(lambda _: self._free.release())
+        task = asyncio.create_task(self._take_place(item))
+        task.add_done_callback(lambda _: self._drawn.release())
         self.tasks.add(task)
         self.begun.put_nowait(task)
+
+    async def _take_place(self, item: S) -> R:
+        async with self._places:  # in the order of arrival
+            return await self._work(item)
 
     def leave(self, task: asyncio.Task[R]) -> None:
         self.tasks.discard(task)

@@ -205,6 +205,34 @@ class TestInOrder:
         assert await first == 0
         assert [number async for number in results] == list(range(1, 1000))
 
+    async def test_some_wait_drawn_for_a_place_and_no_more_are_in_work_than_wanted(self) -> None:
+        drawn = active = most = 0
+        gate = asyncio.Event()
+
+        def items() -> Iterator[int]:
+            nonlocal drawn
+            for number in range(1, 31):
+                drawn += 1
+                yield number
+
+        async def work(number: int) -> int:
+            nonlocal active, most
+            active += 1
+            most = max(most, active)
+            await gate.wait()
+            active -= 1
+            return number
+
+        first = asyncio.create_task(anext(results := in_order(items(), work, 8)))
+        while drawn < 10:
+            await asyncio.sleep(0.001)
+        for _ in range(100):  # whoever would draw more could do so now
+            await asyncio.sleep(0)
+        assert (drawn, most) == (10, 8)
+        gate.set()
+        assert [await first, *[number async for number in results]] == list(range(1, 31))
+        assert most == 8
+
     async def test_no_room_at_all_is_refused(self) -> None:
         with pytest.raises(ConfigError, match="concurrency is 0"):
             await anext(in_order([1], asyncio.sleep, 0))
