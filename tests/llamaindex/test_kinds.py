@@ -88,6 +88,19 @@ def test_making_one_is_free_and_imports_nothing_heavy() -> None:
     assert run(code) == "set()\n"
 
 
+def test_it_stands_among_the_integrations_of_llama_index_too(tmp_path: Path) -> None:
+    neighbour = tmp_path / "llama_index" / "llms" / "neighbour"
+    neighbour.mkdir(parents=True)
+    (neighbour / "__init__.py").touch()
+    code = (
+        f"import sys; sys.path += [{str(tmp_path)!r}, {str(ROOT / 'namespace')!r}];"
+        "import llama_index.core.llms, llama_index.llms.neighbour, llamaindex_glm4v;"
+        "from llama_index.llms.glm4v import GLM4V, GLM4VMultiModal;"
+        "print(GLM4V is GLM4VMultiModal is llamaindex_glm4v.GLM4V, {'torch', 'vllm'} & set(sys.modules))"
+    )
+    assert run(code) == "True set()\n"
+
+
 def test_a_dict_holds_the_whole_configuration() -> None:
     llm = GLM4VMultiModal(
         model="some/model",
