@@ -82,6 +82,15 @@ async def test_observers_hear_of_a_call_once(scripted: Make, recorder: Recorder,
     assert (start.model_dict["model"], start.model_dict["temperature"]) == ("scripted", 0.5)
 
 
+@pytest.mark.parametrize("way", WAYS)
+async def test_an_answer_without_words_is_one(scripted: Make, recorder: Recorder, way: str) -> None:
+    llm, _ = scripted("")
+    (answer,) = await ask(llm, way, "Hi")
+    assert (text_of(answer), answer.raw["finish_reason"], answer.raw["usage"]["completion_tokens"]) == ("", "stop", 0)
+    kind = "LLMChat" if way in CHAT_WAYS else "LLMCompletion"
+    assert len(recorder.of(f"{kind}StartEvent")) == len(recorder.of(f"{kind}EndEvent")) == 1
+
+
 class CountingEngine(ScriptedEngine):
     """States a usage of its own."""
 

@@ -80,17 +80,31 @@ async def test_chat_engines_show_the_pages_they_found(
     assert [message.role for message in engine.history[-1].messages] == ["user", "assistant", "user"]
 
 
+@pytest.mark.parametrize("engine_class", [MultiModalContextChatEngine, MultiModalCondensePlusContextChatEngine])
+async def test_a_stream_without_words_ends_a_chat_well(scripted: Make, png_base64: str, engine_class: Any) -> None:
+    llm, _ = scripted(lambda request: "")
+    memory = ChatMemoryBuffer.from_defaults(llm=llm)
+    chat = engine_class.from_defaults(retriever=Found(png_base64), multi_modal_llm=llm, memory=memory)
+    stream = await chat.astream_chat("What is it?")
+    assert "".join([token async for token in stream.async_response_gen()]) == ""
+
+
 def test_an_index_takes_it_for_a_model_that_sees(
-    scripted: Make, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+    scripted: Make, png: bytes, png_base64: str, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    llm, _ = scripted()
+    llm, engine = scripted("A cat.")
     index = MultiModalVectorStoreIndex(
-        nodes=[TextNode(text="the second page")],
+        nodes=[TextNode(text="the second page"), ImageNode(image=png_base64, text="the first page")],
         embed_model=MockEmbedding(embed_dim=3),
         image_embed_model=MockMultiModalEmbedding(embed_dim=3),
     )
     memory = ChatMemoryBuffer.from_defaults(llm=llm)
     assert index.as_chat_engine(chat_mode=ChatMode.CONTEXT, llm=llm, memory=memory)
+    with pytest.deprecated_call(match="multimodal=True"):
+        queries = index.as_query_engine(llm=llm)
+    assert str(queries.query("What is it?")) == "A cat."
+    assert images_of(engine.history[0]) == [Image.load(png)]
+    assert "the second page" in text_of(engine.history[0])
     assert "multi-modal" not in caplog.text + capsys.readouterr().out
 
 

@@ -54,12 +54,16 @@ async def test_both_hosts_and_the_core_read_the_same(tiny: Glm4v, llm: GLM4VMult
         assert answer.raw["usage"]["prompt_tokens_details"]["image_tokens"] == bare.usage.image > 0
 
 
-async def test_the_switch_for_thinking_reaches_the_template(llm: GLM4VMultiModal) -> None:
-    aloud = await llm.achat([about_the_scan("Summarize this document.")], thinking=True)
-    quiet = await llm.achat([about_the_scan("Summarize this document.")], thinking=False)
-    assert [block.block_type for block in aloud.message.blocks] == ["thinking", "text"]
-    assert [block.block_type for block in quiet.message.blocks] == ["text"]
-    assert "<think>" not in f"{aloud.message.content}{quiet.message.content}"
+@pytest.mark.parametrize(("constructed", "called"), [(True, None), (False, None), (False, True), (True, False)])
+async def test_the_switch_for_thinking_reaches_the_template(
+    tiny: Glm4v, constructed: bool, called: bool | None
+) -> None:
+    llm = GLM4VMultiModal(glm4v=tiny, thinking=constructed)
+    options = {} if called is None else {"thinking": called}
+    message = (await llm.achat([about_the_scan(KIND)], **options)).message
+    aloud = constructed if called is None else called
+    assert [block.block_type for block in message.blocks] == (["thinking", "text"] if aloud else ["text"])
+    assert message.content == "invoice"
 
 
 class Letterhead(BaseModel):
