@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+from pathlib import Path
 from typing import Any
 
 import PIL.Image
@@ -39,6 +40,21 @@ def fax_tiff(pages: int, rows_per_strip: int = HEIGHT) -> bytes:
     options = {"compression": "group4", "tiffinfo": {ROWSPERSTRIP: rows_per_strip}}
     first.save(file, "TIFF", save_all=True, append_images=others, **options)
     return file.getvalue()
+
+
+def save_fax(folder: Path) -> Path:
+    """Write five pages."""
+    path = folder / "fax.tif"
+    path.write_bytes(fax_tiff(5))
+    return path
+
+
+def save_mixed(folder: Path) -> list[Path]:
+    """Write a good file, a broken one, and a good one."""
+    files = {"a.tif": fax_tiff(2), "b.jpg": b"\xff\xd8\xff cut off", "c.pdf": scanned_pdf(ccitt_image(3))}
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    return [folder / name for name in files]
 
 
 def group4(picture: PIL.Image.Image) -> bytes:

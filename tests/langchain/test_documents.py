@@ -25,7 +25,19 @@ from glm4v_core.errors import (
 )
 from langchain_glm4v import ChatGLM4V, GLM4VBlobParser, ScannedDocumentLoader
 from tests.langchain.conftest import Scripted
-from tests.scans import bar_of, ccitt_image, fax_tiff, jbig2_image, number_of, paper, read, scanned_pdf, seen
+from tests.scans import (
+    bar_of,
+    ccitt_image,
+    fax_tiff,
+    jbig2_image,
+    number_of,
+    paper,
+    read,
+    save_fax,
+    save_mixed,
+    scanned_pdf,
+    seen,
+)
 
 Make = Callable[..., Scripted]
 WAYS = ("lazy_load", "alazy_load")
@@ -56,18 +68,12 @@ def texts(documents: list[Document]) -> list[str]:
 
 @pytest.fixture
 def fax(tmp_path: Path) -> Path:
-    path = tmp_path / "fax.tif"
-    path.write_bytes(fax_tiff(5))
-    return path
+    return save_fax(tmp_path)
 
 
 @pytest.fixture
 def mixed(tmp_path: Path) -> list[Path]:
-    """A good file, a broken one, and a good one."""
-    files = {"a.tif": fax_tiff(2), "b.jpg": b"\xff\xd8\xff cut off", "c.pdf": scanned_pdf(ccitt_image(3))}
-    for name, content in files.items():
-        (tmp_path / name).write_bytes(content)
-    return [tmp_path / name for name in files]
+    return save_mixed(tmp_path)
 
 
 class TestFormats:

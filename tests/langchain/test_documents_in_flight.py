@@ -12,16 +12,15 @@ from glm4v_core import Request, ScriptedEngine, tasks
 from langchain_glm4v import ChatGLM4V, ScannedDocumentLoader
 from tests.langchain.conftest import Scripted
 from tests.langchain.test_documents import WAYS, load
-from tests.scans import fax_tiff, number_of, read
+from tests.scans import fax_tiff, number_of, read, save_fax
+from tests.steps import first_page_last, only_the_first_page_ends, wait_for_cancelled
 
 Make = Callable[..., Scripted]
 
 
 @pytest.fixture
 def fax(tmp_path: Path) -> Path:
-    path = tmp_path / "fax.tif"
-    path.write_bytes(fax_tiff(5))
-    return path
+    return save_fax(tmp_path)
 
 
 class TestInFlight:
@@ -59,17 +58,7 @@ class TestInFlight:
     @pytest.mark.parametrize("way", WAYS)
     async def test_order_is_kept_though_later_pages_finish_first(self, scripted: Make, fax: Path, way: str) -> None:
         finished: list[int] = []
-
-        def first_page_last(request: Request) -> Iterator[str]:
-            number = number_of(request)
-            for _ in range(100_000):
-                if number > 1 or len(finished) == 4:
-                    break
-                yield ""
-            yield read(request)
-            finished.append(number)
-
-        llm, _ = scripted(first_page_last, latency=0.0001)
+        llm, _ = scripted(first_page_last(finished, 4), latency=0.0001)
         documents = await load(ScannedDocumentLoader(fax, llm), way)
         assert finished[-1] == 1
         assert [document.metadata["page"] for document in documents] == [0, 1, 2, 3, 4]
@@ -103,23 +92,13 @@ class TestLaziness:
         assert len([document async for document in documents]) == 29
 
     async def test_breaking_off_aborts_what_is_in_work(self, scripted: Make, fax: Path) -> None:
-        def first_page_last(request: Request) -> Iterator[str]:
-            if number_of(request) > 1:
-                yield from ["word "] * 100_000
-            for _ in range(100_000):
-                if engine.active == 5:
-                    break
-                yield ""
-            yield read(request)
-
-        llm, engine = scripted(first_page_last, latency=0.0001)
+        held: list[ScriptedEngine] = []
+        llm, engine = scripted(only_the_first_page_ends(lambda: held[0].active, 5), latency=0.0001)
+        held.append(engine)
         documents = ScannedDocumentLoader(fax, llm).alazy_load()
         assert (await anext(documents)).page_content == "text of page 1"
         await documents.aclose()
-        for _ in range(5000):
-            if len(engine.cancelled) == 4:
-                break
-            await asyncio.sleep(0.001)
+        await wait_for_cancelled(engine, 4)
         assert {number_of(request) for request in engine.cancelled} == {2, 3, 4, 5}
         assert engine.active == 0
 

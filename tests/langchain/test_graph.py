@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,41 +12,18 @@ import pytest
 from langchain_core.runnables import RunnableLambda
 from langgraph.checkpoint.memory import InMemorySaver
 
-from glm4v_core import Choices, DocumentResult, Outcome, PageFailure, Request, ScriptedEngine, Text, load_pages
+from glm4v_core import DocumentResult, Outcome, PageFailure, Request, load_pages
 from glm4v_core.errors import ConfigError, EngineDeadError, OutOfMemoryError, UnsupportedError
 from langchain_glm4v.graph import FIND_PAGES, READ_PAGE, RETRY, document_graph, outcomes_of
 from langchain_glm4v.workflows import document_workflow
 from tests.langchain.conftest import Scripted
-from tests.scans import ccitt_image, fax_tiff, number_of, read, scanned_pdf
+from tests.scans import ccitt_image, number_of, scanned_pdf
+from tests.steps import LABELS, answer, asked, first_page_last, save_scans, step_of, texts
 
 Make = Callable[..., Scripted]
-LABELS = ("invoice", "letter")
 AT_ONCE = RETRY._replace(initial_interval=0, jitter=False)
 WAYS = ("invoke", "ainvoke")
 THREAD: Any = {"configurable": {"thread_id": "scans"}}
-
-
-def step_of(request: Request) -> str:
-    if isinstance(request.constraint, Choices):
-        return "classify"
-    part = request.messages[0].parts[1]
-    assert isinstance(part, Text)
-    return "ocr" if part.text.startswith(("Read", "请逐行")) else "summarize"
-
-
-def answer(request: Request) -> Any:
-    """Read, summarize or classify; odd pages are letters, or whatever stands first among the labels."""
-    if isinstance(request.constraint, Choices):
-        return request.constraint.options[(number_of(request) + 1) % 2]
-    return read(request) if step_of(request) == "ocr" else f"summary of page {number_of(request)}"
-
-
-def asked(engine: ScriptedEngine, step: str = "ocr") -> list[int]:
-    return sorted(number_of(request) for request in engine.history if step_of(request) == step)
-
-
-def texts(outcomes: list[Outcome]) -> list[str | None]:
-    return [outcome.text if isinstance(outcome, DocumentResult) else outcome.error.code for outcome in outcomes]
 
 
 async def run(graph: Any, way: str, given: Any, config: Any = None) -> list[Outcome]:
@@ -55,10 +32,7 @@ async def run(graph: Any, way: str, given: Any, config: Any = None) -> list[Outc
 
 @pytest.fixture
 def scans(tmp_path: Path) -> dict[str, list[str]]:
-    """Five pages of a TIFF, then two of a PDF."""
-    (tmp_path / "a.tif").write_bytes(fax_tiff(5))
-    (tmp_path / "b.pdf").write_bytes(scanned_pdf(ccitt_image(6), ccitt_image(7)))
-    return {"paths": [str(tmp_path / "a.tif"), str(tmp_path / "b.pdf")]}
+    return {"paths": list(map(str, save_scans(tmp_path)))}
 
 
 class TestResults:
@@ -119,18 +93,7 @@ class TestFanOut:
         self, scripted: Make, scans: Any, way: str
     ) -> None:
         finished: list[int] = []
-
-        def first_page_last(request: Request) -> Iterator[str]:
-            number = number_of(request)
-            for _ in range(100_000):
-                if number > 1 or len(finished) == 6 or step_of(request) != "ocr":
-                    break
-                yield ""
-            yield answer(request)
-            if step_of(request) == "ocr":
-                finished.append(number)
-
-        llm, engine = scripted(first_page_last, latency=0.0001)
+        llm, engine = scripted(first_page_last(finished, 6), latency=0.0001)
         outcomes = await run(document_graph(document_workflow(llm)), way, scans)
         assert finished[-1] == 1
         assert engine.most_at_once > 1

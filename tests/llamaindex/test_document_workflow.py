@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,9 @@ from langchain_glm4v import ChatGLM4V
 from langchain_glm4v import document_workflow as langchain_workflow
 from llamaindex_glm4v import DocumentWorkflow, GLM4VMultiModal
 from llamaindex_glm4v.workflows import Backoff, PageDone, PageRetried, PagesFound
-from tests.langchain.test_graph import LABELS, answer, asked, step_of, texts
 from tests.llamaindex.conftest import Make
-from tests.scans import ccitt_image, fax_tiff, number_of, scanned_pdf
+from tests.scans import number_of
+from tests.steps import LABELS, answer, asked, first_page_last, save_scans, step_of, texts, wait_for_cancelled
 
 AT_ONCE = Backoff(delay=0)
 SAMPLES = Path(__file__).parents[2] / "samples"
@@ -44,10 +44,7 @@ def plain(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def scans(tmp_path: Path) -> list[Path]:
-    """Five pages of a TIFF, then two of a PDF."""
-    (tmp_path / "a.tif").write_bytes(fax_tiff(5))
-    (tmp_path / "b.pdf").write_bytes(scanned_pdf(ccitt_image(6), ccitt_image(7)))
-    return [tmp_path / "a.tif", tmp_path / "b.pdf"]
+    return save_scans(tmp_path)
 
 
 class TestResults:
@@ -130,18 +127,7 @@ class TestProgress:
         self, scripted: Make, scans: list[Path]
     ) -> None:
         finished: list[int] = []
-
-        def first_page_last(request: Request) -> Iterator[str]:
-            number = number_of(request)
-            for _ in range(100_000):
-                if number > 1 or len(finished) == 6 or step_of(request) != "ocr":
-                    break
-                yield ""
-            yield answer(request)
-            if step_of(request) == "ocr":
-                finished.append(number)
-
-        llm, engine = scripted(first_page_last, latency=0.0001)
+        llm, engine = scripted(first_page_last(finished, 6), latency=0.0001)
         outcomes, events = await run(DocumentWorkflow(llm), scans)
         assert finished[-1] == 1
         assert engine.most_at_once > 1
@@ -161,10 +147,7 @@ class TestProgress:
         while engine.active < 2:
             await asyncio.sleep(0.001)
         await handler.cancel_run()
-        for _ in range(5000):
-            if len(engine.cancelled) == 2:
-                break
-            await asyncio.sleep(0.001)
+        await wait_for_cancelled(engine, 2)
         assert (len(engine.cancelled), engine.active) == (2, 0)
 
     async def test_a_run_can_be_written_down(self, scripted: Make, scans: list[Path]) -> None:

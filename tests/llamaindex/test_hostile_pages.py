@@ -11,9 +11,9 @@ import pytest
 
 from glm4v_core import Choices, DocumentResult, Glm4v, Image, PageFailure, Request, Text, tasks
 from llamaindex_glm4v import DocumentWorkflow, GLM4VMultiModal, GLM4VOCRTransform, GLM4VReader
-from tests.langchain.test_graph import step_of
 from tests.llamaindex.conftest import Make
 from tests.llamaindex.test_document_workflow import run
+from tests.steps import step_of
 
 LABELS = ("invoice", "letter")
 ORDERS = {

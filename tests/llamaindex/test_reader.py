@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,12 @@ from llama_index.core.readers.base import BasePydanticReader, ReaderConfig
 from llama_index.core.schema import Document, ImageDocument, MetadataMode
 from pydantic import ValidationError
 
-from glm4v_core import Image, Request, ScriptedEngine, Text, load_pages
+from glm4v_core import Image, ScriptedEngine, Text, load_pages
 from glm4v_core.errors import EngineDeadError, ImageBrokenError, OutOfMemoryError
 from llamaindex_glm4v import GLM4VMultiModal, GLM4VReader
 from tests.llamaindex.conftest import Make
-from tests.scans import ccitt_image, fax_tiff, number_of, paper, read, scanned_pdf
+from tests.scans import ccitt_image, fax_tiff, number_of, paper, read, save_fax, save_mixed, scanned_pdf
+from tests.steps import only_the_first_page_ends, wait_for_cancelled
 
 WAYS = ("lazy_load_data", "load_data", "alazy_load_data", "aload_data")
 
@@ -51,18 +52,12 @@ def prompts(engine: ScriptedEngine) -> set[str]:
 
 @pytest.fixture
 def fax(tmp_path: Path) -> Path:
-    path = tmp_path / "fax.tif"
-    path.write_bytes(fax_tiff(5))
-    return path
+    return save_fax(tmp_path)
 
 
 @pytest.fixture
 def mixed(tmp_path: Path) -> list[Path]:
-    """A good file, a broken one, and a good one."""
-    files = {"a.tif": fax_tiff(2), "b.jpg": b"\xff\xd8\xff cut off", "c.pdf": scanned_pdf(ccitt_image(3))}
-    for name, content in files.items():
-        (tmp_path / name).write_bytes(content)
-    return [tmp_path / name for name in files]
+    return save_mixed(tmp_path)
 
 
 class TestPages:
@@ -93,23 +88,13 @@ class TestPages:
         assert len(engine.history) < 40
 
     async def test_breaking_off_aborts_what_is_in_work(self, scripted: Make, fax: Path) -> None:
-        def first_page_last(request: Request) -> Iterator[str]:
-            if number_of(request) > 1:
-                yield from ["word "] * 100_000
-            for _ in range(100_000):
-                if engine.active == 5:
-                    break
-                yield ""
-            yield read(request)
-
-        llm, engine = scripted(first_page_last, latency=0.0001)
+        held: list[ScriptedEngine] = []
+        llm, engine = scripted(only_the_first_page_ends(lambda: held[0].active, 5), latency=0.0001)
+        held.append(engine)
         documents = await GLM4VReader(llm=llm).alazy_load_data(fax)
         assert (await anext(documents)).text == "text of page 1"
         await documents.aclose()
-        for _ in range(5000):
-            if len(engine.cancelled) == 4:
-                break
-            await asyncio.sleep(0.001)
+        await wait_for_cancelled(engine, 4)
         assert {number_of(request) for request in engine.cancelled} == {2, 3, 4, 5}
         assert engine.active == 0
 

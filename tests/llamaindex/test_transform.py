@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import pickle
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,12 @@ from llama_index.core.node_parser import SentenceSplitter
 from llama_index.core.schema import BaseNode, Document, ImageDocument, ImageNode, TextNode
 from llama_index.core.storage.docstore import SimpleDocumentStore
 
-from glm4v_core import Glm4v, Image, Request, ScriptedEngine
+from glm4v_core import Glm4v, Image, ScriptedEngine
 from glm4v_core.errors import ImageNotFoundError, ImageUrlError, OutOfMemoryError
 from llamaindex_glm4v import GLM4VMultiModal, GLM4VOCRTransform, GLM4VReader
 from tests.llamaindex.conftest import Make
-from tests.scans import fax_tiff, number_of, paper, read
+from tests.scans import number_of, paper, read, save_fax
+from tests.steps import first_page_last
 
 WAYS = ("run", "arun")
 SCAN = Path(__file__).parents[2] / "samples" / "scan-01.png"
@@ -44,9 +45,7 @@ def bare(tmp_path: Path, number: int) -> ImageDocument:
 
 @pytest.fixture
 def fax(tmp_path: Path) -> Path:
-    path = tmp_path / "fax.tif"
-    path.write_bytes(fax_tiff(5))
-    return path
+    return save_fax(tmp_path)
 
 
 class TestCache:
@@ -144,16 +143,7 @@ class TestNodes:
     @pytest.mark.parametrize("way", WAYS)
     async def test_they_keep_their_order_and_are_in_work_together(self, scripted: Make, fax: Path, way: str) -> None:
         finished: list[int] = []
-
-        def first_page_last(request: Request) -> Iterator[str]:
-            for _ in range(100_000):
-                if number_of(request) > 1 or len(finished) == 4:
-                    break
-                yield ""
-            yield read(request)
-            finished.append(number_of(request))
-
-        llm, engine = scripted(first_page_last, latency=0.0001)
+        llm, engine = scripted(first_page_last(finished, 4), latency=0.0001)
         pipeline = IngestionPipeline(transformations=[GLM4VOCRTransform(llm=llm)])
         texts = await ingest(pipeline, way, GLM4VReader().load_data(fax))
         assert texts == [f"text of page {number}" for number in range(1, 6)]
