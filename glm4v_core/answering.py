@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Unpack
 
 from glm4v_core.engines.loop import run
@@ -16,7 +16,7 @@ from glm4v_core.errors import ConfigError, PageError
 from glm4v_core.families import Family
 from glm4v_core.images import Image
 from glm4v_core.model import Glm4v
-from glm4v_core.pages import PageOptions, load_page
+from glm4v_core.pages import PageOptions, load_page, load_pages
 from glm4v_core.pagestore import PAGES_FOUND, PageStore
 from glm4v_core.stored_page import Place
 from glm4v_core.task_prompts import ASK_PAGE, NOT_ON_PAGE, Language
@@ -120,7 +120,7 @@ def find_evidence(
     store: PageStore, words: str, *, k: int, route: Route, **options: Unpack[PageOptions]
 ) -> list[Evidence]:
     """Find pages in a store and open their pictures, unless the route is "text"."""
-    check_route(route)
+    _check_route(route)
     return [
         Evidence(
             found.page.places[0],
@@ -132,33 +132,58 @@ def find_evidence(
     ]
 
 
-def evidence_of(
-    facts: Mapping[str, Any], text: str, route: Route, store: PageStore | None = None, **options: Unpack[PageOptions]
-) -> Evidence:
-    """Make evidence of what a host's retriever found.
+@dataclass(frozen=True, slots=True)
+class PageAsking:
+    """How pages that a host's retriever found are opened and asked.
 
-    Args:
-        facts: as `page_facts` writes them.
-        text: of the page.
-        route: unless it is "text", the picture is opened.
+    Attributes:
         store: where pictures come from; without it, from the files that the facts name.
-        **options: to open pages with; with a store, over those of its index.
+        route: what of a page is shown to the model.
+        language: of what is said around the question.
+        options: to open pages with; with a store, over those of its index.
 
     Raises:
-        PageError: a fact is missing, or the picture is gone.
+        ConfigError: a setting is out of range.
     """
-    try:
-        place = Place(facts["source"], facts["page"] + 1, facts["total_pages"])
-    except KeyError as error:
-        raise PageError(
-            f"A page has no {error} in its metadata.",
-            hint="Make documents of stored pages, or with a loader or reader.",
-        ) from error
-    sha256 = facts.get("sha256", "")
-    if route == "text":
-        return Evidence(place, text, None, sha256)
-    image = store.image(sha256, **options) if store else load_page(place.source, place.number, **options).image
-    return Evidence(place, text, image, image.sha256)
+
+    store: PageStore | None = None
+    route: Route = "both"
+    language: Language = "en"
+    options: PageOptions = field(default_factory=PageOptions)
+
+    def __post_init__(self) -> None:
+        _check_route(self.route)
+        load_pages(b"", **self.options)  # checks the options, and reads nothing
+
+    def open(self, facts: Mapping[str, Any], text: str, route: Route | None = None) -> Evidence:
+        """Make evidence of a page.
+
+        Args:
+            facts: as `page_facts` writes them.
+            text: of the page.
+            route: another one; unless it is "text", the picture is opened.
+
+        Raises:
+            PageError: a fact is missing, or the picture is gone.
+        """
+        try:
+            place = Place(facts["source"], facts["page"] + 1, facts["total_pages"])
+        except KeyError as error:
+            raise PageError(
+                f"A page has no {error} in its metadata.",
+                hint="Make documents of stored pages, or with a loader or reader.",
+            ) from error
+        sha256 = facts.get("sha256", "")
+        if (route or self.route) == "text":
+            return Evidence(place, text, None, sha256)
+        if self.store is not None:
+            return Evidence(place, text, self.store.image(sha256, **self.options), sha256)
+        image = load_page(place.source, place.number, **self.options).image
+        return Evidence(place, text, image, image.sha256)
+
+    def request(self, question: str, page: Evidence, family: Family | None) -> Request:
+        """Ask one page, as `page_request` does."""
+        return page_request(question, page, self.route, language=self.language, family=family)
 
 
 def page_request(
@@ -176,7 +201,7 @@ def page_request(
     Raises:
         ConfigError: the route needs a picture that is not there.
     """
-    check_route(route)
+    _check_route(route)
     wording = family.page_question if family is not None else None
     step = ask((wording or ASK_PAGE[language]).format(question=question))
     if route == "text":
@@ -206,7 +231,7 @@ def choose_answer(question: str, evidence: Sequence[Evidence], completions: Sequ
     return SourcedAnswer(question, best.text, best.evidence, asked)
 
 
-def check_route(route: str) -> None:
+def _check_route(route: str) -> None:
     """Refuse a route that nobody knows.
 
     Raises:

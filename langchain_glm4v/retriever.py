@@ -20,6 +20,7 @@ from glm4v_core import (
     Evidence,
     Image,
     Language,
+    PageAsking,
     PageOptions,
     PageStore,
     Request,
@@ -27,13 +28,9 @@ from glm4v_core import (
     SourcedAnswer,
     StoredPage,
     Text,
-    check_route,
     choose_answer,
-    evidence_of,
-    load_pages,
     page_facts,
     page_id,
-    page_request,
 )
 from glm4v_core.errors import ConfigError
 from langchain_glm4v._convert import image_block
@@ -118,15 +115,14 @@ def page_query_chain(
     Raises:
         ConfigError: a setting is out of range.
     """
-    check_route(route)
-    load_pages(b"", **options)  # checks the options, and reads nothing
     if store is None and isinstance(retriever, PageRetriever):
         store = retriever.store
-    prompts = RunnableLambda(partial(_prompts, llm, route, language), name="prompts")
+    asking = PageAsking(store, route, language, options)
+    prompts = RunnableLambda(partial(_prompts, llm, asking), name="prompts")
     chain = (
         RunnableLambda(_begin, name="begin")
         | RunnablePassthrough.assign(documents=itemgetter("find") | retriever)
-        | RunnablePassthrough.assign(evidence=RunnableLambda(partial(_open, store, route, options), name="pages"))
+        | RunnablePassthrough.assign(evidence=RunnableLambda(partial(_open, asking), name="pages"))
         | RunnablePassthrough.assign(messages=prompts | llm.bind(tools=None, tool_choice=None, reasoning=False).map())
         | RunnableLambda(_choose, name="answer")
     )
@@ -141,17 +137,15 @@ def _begin(asked: str | PageQuestion) -> State:
     return {"question": asked["question"], "find": asked.get("find", asked["question"])}
 
 
-def _open(store: PageStore | None, route: Route, options: PageOptions, state: State) -> list[Evidence]:
+def _open(asking: PageAsking, state: State) -> list[Evidence]:
     documents: Sequence[Document] = state["documents"]
-    return [evidence_of(found.metadata, found.page_content, route, store, **options) for found in documents]
+    return [asking.open(found.metadata, found.page_content) for found in documents]
 
 
-def _prompts(
-    llm: Runnable[LanguageModelInput, AIMessage], route: Route, language: Language, state: State
-) -> list[list[BaseMessage]]:
+def _prompts(llm: Runnable[LanguageModelInput, AIMessage], asking: PageAsking, state: State) -> list[list[BaseMessage]]:
     question, pages = state["question"], state["evidence"]
     family = family_of(llm) if pages else None  # to find it out may load the model
-    return [[_message(page_request(question, page, route, language=language, family=family))] for page in pages]
+    return [[_message(asking.request(question, page, family))] for page in pages]
 
 
 def _choose(state: State) -> SourcedAnswer:

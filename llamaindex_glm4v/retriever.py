@@ -20,17 +20,14 @@ from glm4v_core import (
     Evidence,
     Image,
     Language,
+    PageAsking,
     PageOptions,
     PageStore,
     Route,
     StoredPage,
-    check_route,
     choose_answer,
-    evidence_of,
-    load_pages,
     page_facts,
     page_id,
-    page_request,
 )
 from glm4v_core.errors import ConfigError
 from llamaindex_glm4v._asking import ObservedModel
@@ -139,12 +136,11 @@ class PageQueryEngine(BaseQueryEngine):
         Raises:
             ConfigError: a setting is out of range.
         """
-        check_route(route)
-        load_pages(b"", **options)  # checks the options, and reads nothing
+        if store is None and isinstance(retriever, PageRetriever):
+            store = retriever.store
+        self._asking = PageAsking(store, route, language, options)
         super().__init__(llm.callback_manager)
-        self._llm, self._retriever, self._route, self._language = llm, retriever, route, language
-        self._store = store or (retriever.store if isinstance(retriever, PageRetriever) else None)
-        self._options = options
+        self._llm, self._retriever = llm, retriever
 
     def retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         """Find pages, and ask none."""
@@ -162,21 +158,18 @@ class PageQueryEngine(BaseQueryEngine):
         return await self._answer(query_bundle.query_str, await self._retriever.aretrieve(query_bundle))
 
     async def _answer(self, question: str, nodes: Sequence[NodeWithScore]) -> Response:
-        evidence = await asyncio.to_thread(lambda: [self._open(found, self._route) for found in nodes])
+        evidence = await asyncio.to_thread(lambda: [self._open(found) for found in nodes])
         model = ObservedModel(self._llm)
         family = await asyncio.to_thread(lambda: self._llm.family) if evidence else None  # may load the model
-        requests = [
-            page_request(question, page, self._route, language=self._language, family=family) for page in evidence
-        ]
+        requests = [self._asking.request(question, page, family) for page in evidence]
         answer = choose_answer(question, evidence, await asyncio.gather(*map(model.agenerate, requests)))
         asked = [{**_place(page.evidence), "answer": page.text} for page in answer.asked]
         cited = [pair for pair in zip(nodes, evidence, strict=True) if pair[1] is answer.citation]
         sources = [await asyncio.to_thread(self._cite, *pair) for pair in cited]
         return Response(answer.text, source_nodes=sources, metadata={"asked": asked})
 
-    def _open(self, found: NodeWithScore, route: Route) -> Evidence:
-        text = found.node.get_content(metadata_mode=MetadataMode.NONE)
-        return evidence_of(found.node.metadata, text, route, self._store, **self._options)
+    def _open(self, found: NodeWithScore, route: Route | None = None) -> Evidence:
+        return self._asking.open(found.node.metadata, found.node.get_content(metadata_mode=MetadataMode.NONE), route)
 
     def _cite(self, found: NodeWithScore, page: Evidence) -> NodeWithScore:
         picture = page.image or self._open(found, "image").image
