@@ -61,10 +61,11 @@ hosts: $(VENV)/dev.stamp
 # without looking at dependencies: vLLM's build for CPUs asks for torchaudio and torchcodec, which do not fit its torch.
 VLLM := .venv-vllm
 VLLM_ENVIRONMENT := tests/engines/vllm_environment
+VLLM_TESTS := $(addprefix tests/engines/,test_engines.py test_thinker.py test_vllm.py test_vllm_legacy.py test_vllm_options.py)
 VLLM_CODE := glm4v_core.engines.vllm glm4v_core.engines.vllm_loading
 test-vllm: $(VLLM)/vllm.stamp
 	VLLM_WORKER_MULTIPROC_METHOD=spawn VLLM_CPU_OMP_THREADS_BIND=nobind VLLM_NO_USAGE_STATS=1 \
-		$(VLLM)/bin/pytest -W default tests/engines/test_engines.py tests/engines/test_vllm.py tests/engines/test_vllm_options.py \
+		$(VLLM)/bin/pytest -W default -o faulthandler_timeout=600 $(VLLM_TESTS) \
 		$(VLLM_CODE:%=--cov=%) --cov-config=$(VLLM_ENVIRONMENT)/coverage.ini --cov-report=term --cov-fail-under=85
 
 $(VLLM)/vllm.stamp: requirements/vllm.txt pyproject.toml $(wildcard $(VLLM_ENVIRONMENT)/*.py)

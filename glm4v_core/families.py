@@ -64,6 +64,8 @@ class Family:
         needs: library name to the first version that can run it.
         engines: engines that can run it.
         weights_gb: size of the weights in bfloat16; FP8 takes about half.
+        biased_attention: whether queries, keys and values have a bias. transformers knows it from the architecture;
+            vLLM asks the configuration, and drops these weights without a word where that does not say so.
         remote_tokenizer: whether its tokenizer is code in the checkpoint, which the caller must allow.
         chat: whether checkpoints come with a chat template.
         ocr_prompt: replaces the built-in OCR prompt where the model was trained on a fixed one.
@@ -83,6 +85,7 @@ class Family:
     weights_gb: float
     limits: VisionLimits = VisionLimits()
     engines: tuple[EngineName, ...] = ("transformers", "vllm", "server")
+    biased_attention: bool = False
     remote_tokenizer: bool = False
     chat: bool = True
     never_thinks: bool = False
@@ -124,6 +127,7 @@ FAMILIES: tuple[Family, ...] = (
         thinking=True,
         needs={"transformers": "4.53.0", "vllm": "0.9.2"},
         weights_gb=20.6,
+        biased_attention=True,
     ),
     Family(
         name="GLM-4.1V-9B-Base",
@@ -136,6 +140,7 @@ FAMILIES: tuple[Family, ...] = (
         thinking=False,
         needs={"transformers": "4.53.0", "vllm": "0.9.2"},
         weights_gb=20.6,
+        biased_attention=True,
         chat=False,
     ),
     Family(
@@ -173,6 +178,7 @@ FAMILIES: tuple[Family, ...] = (
         thinking=True,
         needs={"transformers": "5.0.0", "vllm": "0.12.0"},
         weights_gb=20.6,
+        biased_attention=True,
     ),
     Family(
         name="GLM-OCR",
@@ -200,6 +206,7 @@ FAMILIES: tuple[Family, ...] = (
         thinking=False,
         needs={"transformers": "5.0.0", "vllm": "0.12.0"},
         weights_gb=0.013,
+        biased_attention=True,
         limits=VisionLimits(max_images=8, max_pixels=200_704),
         page_question="{question}",
     ),

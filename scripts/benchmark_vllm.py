@@ -1,7 +1,7 @@
 """Measure ChatGLM4V on the vLLM engine against bare vLLM, against ChatOpenAI with `vllm serve`, and the engines.
 
-Needs the environment of `make test-vllm` and `pip install --no-deps langchain-core langchain-openai tiktoken` with what
-these import. Nothing is reused between requests, on any side: the caches of pages and prompts are off.
+Needs the environment of `make test-vllm`, and in it requirements/vllm-benchmark.txt. Nothing is reused between requests, on
+any side: the caches of pages and prompts are off.
 """
 
 from __future__ import annotations

@@ -12,6 +12,8 @@ from glm4v_core.engines.vllm_options import VllmOptions
 
 LEGACY_ARCHITECTURE = "GLM4VForCausalLM"
 """What vLLM calls the first generation; its checkpoints name a class of their own code."""
+LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""The ranks for which vLLM makes room."""
 _WIDTHS = {"float32": 4, "bfloat16": 2}
 
 
@@ -39,14 +41,20 @@ def arguments_of(
         arguments |= {"limit_mm_per_prompt": {"image": 1}, "hf_overrides": {"architectures": [LEGACY_ARCHITECTURE]}}
     elif options.max_image_tokens is not None:
         arguments["mm_processor_kwargs"] = {"size": dict(size)}
+    if family.biased_attention and "attention_bias" not in files.config.get("text_config", {}):
+        arguments["hf_overrides"] = {"text_config": {"attention_bias": True}}
     if family.dialect.think is not None:
         # vLLM takes only this very text for the natural end of a thought, so it must be the closing tag alone.
         opening, closing = family.dialect.think
         arguments["reasoning_config"] = {"reasoning_start_str": opening, "reasoning_end_str": closing}
     if options.lora is not None:
-        rank = options.max_lora_rank or int(read_json(Path(options.lora) / "adapter_config.json").get("r", 16))
-        arguments |= {"enable_lora": True, "max_lora_rank": rank}
+        arguments |= {"enable_lora": True, "max_lora_rank": options.max_lora_rank or _room_for(Path(options.lora))}
     return arguments
+
+
+def _room_for(adapter: Path) -> int:
+    rank = int(read_json(adapter / "adapter_config.json").get("r", 16))
+    return next((room for room in LORA_RANKS if room >= rank), rank)
 
 
 def plan_of(files: CheckpointFiles, options: VllmOptions, *, dtype: str, image_tokens: int) -> Plan:

@@ -42,6 +42,8 @@ def build_config(tokenizer: Tokenizer) -> Glm4vConfig:
         "pad_token_id": token("<|endoftext|>"),
         "eos_token_id": stops,
         "tie_word_embeddings": False,
+        # The class always has this bias; vLLM loads it only where the configuration says so.
+        "attention_bias": True,
     }
     vision = {
         "depth": 3,

@@ -65,8 +65,7 @@ GREEDY = {
     "page": lambda: ask(sample(), READ, max_tokens=200),
     "photo": lambda: ask(sample("phone.jpeg"), READ, max_tokens=120),
     "several images": lambda: ask(sample(), "and", sample("scan-03.png"), READ, max_tokens=120),
-    # Too small to be read: what the model makes of it beyond the first token hangs on rounding.
-    "small image": lambda: ask(sample(max_tokens=30), READ, max_tokens=1),
+    "small image": lambda: ask(sample(max_tokens=30), READ, max_tokens=40),
     "several turns": conversation,
     "system text": lambda: replace(
         ask("Hello", max_tokens=30), messages=(Message.system("Be brief."), Message.user("Hello"))
@@ -113,8 +112,7 @@ class TestAnswers:
         assert len(found.logprobs) >= found.usage.completion - 1
         for ours, theirs in zip(found.logprobs, expected.logprobs, strict=False):
             assert ours.token == theirs.token
-            # The kernels of vLLM's build for CPUs round differently.
-            assert ours.logprob == pytest.approx(theirs.logprob, abs=0.25)
+            assert ours.logprob == pytest.approx(theirs.logprob, abs=0.001)
             assert ours.top[0][0] == theirs.top[0][0]
             assert len(ours.top) == 2
         assert model.generate(ask("Hello", max_tokens=12)).logprobs == ()

@@ -19,10 +19,9 @@ from glm4v_core.engines.vllm_options import VllmOptions
 from glm4v_core.engines.vllm_requests import ResizedPages, logprob_of, prompt_of, sampling_of
 from glm4v_core.errors import ConfigError, ModelLoadError, UnknownOptionError, UnsupportedError
 from glm4v_core.prompt import ChatTemplate
-from tests.engines.legacy import write_legacy
+from tests.engines.legacy import COMMIT, write_legacy
 from tests.engines.talking import ask, page
 
-COMMIT = "0123456789abcdef" * 2 + "01234567"
 FLASH = Shape(
     layers=40,
     hidden=4096,
@@ -89,16 +88,25 @@ class TestArguments:
         assert arguments["load_format"] == "safetensors"
         assert "mm_processor_kwargs" not in arguments
 
+    def test_a_bias_that_vllm_would_leave_out_is_asked_for(self, files: CheckpointFiles) -> None:
+        text = files.config["text_config"]
+        assert "attention_bias" not in text
+        arguments = arguments_of(files, VllmOptions(), dtype="float32", size={})
+        assert arguments["hf_overrides"] == {"text_config": {"attention_bias": True}}
+        said = replace(files, config={**files.config, "text_config": {**text, "attention_bias": False}})
+        assert "hf_overrides" not in arguments_of(said, VllmOptions(), dtype="float32", size={})
+
     def test_smaller_images(self, files: CheckpointFiles) -> None:
         size = ImageRuler(load_image_processor(files.folder), 20).bounds()
         arguments = arguments_of(files, VllmOptions(max_image_tokens=20, max_images=2), dtype="float32", size=size)
         assert arguments["mm_processor_kwargs"] == {"size": {"shortest_edge": 12544, "longest_edge": 28 * 28 * 2 * 20}}
         assert arguments["limit_mm_per_prompt"]["image"] == 2
 
-    def test_an_adapter_brings_its_rank(self, files: CheckpointFiles, tmp_path: Path) -> None:
-        (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 64}))
+    @pytest.mark.parametrize(("rank", "room"), [(4, 8), (64, 64), (65, 128), (600, 600)])
+    def test_an_adapter_brings_its_rank(self, files: CheckpointFiles, tmp_path: Path, rank: int, room: int) -> None:
+        (tmp_path / "adapter_config.json").write_text(json.dumps({"r": rank}))
         arguments = arguments_of(files, VllmOptions(lora=str(tmp_path)), dtype="bfloat16", size={})
-        assert (arguments["enable_lora"], arguments["max_lora_rank"]) == (True, 64)
+        assert (arguments["enable_lora"], arguments["max_lora_rank"]) == (True, room)
         with pytest.raises(ModelLoadError, match="adapter_config"):
             arguments_of(files, VllmOptions(lora=str(tmp_path / "none")), dtype="bfloat16", size={})
 
