@@ -11,7 +11,7 @@ from typing import Any, Literal, Self, overload
 
 from glm4v_core.answer import Answer
 from glm4v_core.defaults import Defaults, complete
-from glm4v_core.engines import Engine, EngineInfo, TokenCount
+from glm4v_core.engines import Engine, EngineInfo, TokenCount, sleeper
 from glm4v_core.engines.loading import load_engine, plan_engine
 from glm4v_core.engines.loop import bridge, call, iterate, run
 from glm4v_core.errors import EngineError, EngineTimeoutError, Glm4vError
@@ -55,6 +55,22 @@ class Glm4v:
         """
         plan = plan_engine(model, engine, options)
         return cls(run(load_engine(plan)), Defaults(sampling or Sampling(), thinking, thinking_budget, timeout))
+
+    @classmethod
+    async def aload(
+        cls,
+        model: str | os.PathLike[str] | None = None,
+        engine: str | None = None,
+        *,
+        sampling: Sampling | None = None,
+        thinking: bool | None = None,
+        thinking_budget: int | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109  # of requests, not of loading
+        **options: Any,
+    ) -> Self:
+        """Do as `load` does in the background; the event loop stays free for the minutes that large weights take."""
+        plan = await asyncio.to_thread(plan_engine, model, engine, options)
+        return cls(await call(load_engine(plan)), Defaults(sampling or Sampling(), thinking, thinking_budget, timeout))
 
     @classmethod
     def from_engine(cls, engine: Engine, defaults: Defaults | None = None) -> Self:
@@ -128,6 +144,28 @@ class Glm4v:
     async def acount_tokens(self, request: Request) -> TokenCount:
         """Count the tokens of a request's prompt, exactly and with its images."""
         return await call(self._count_tokens(request))
+
+    def sleep(self) -> None:
+        """Give the GPU memory back and keep the weights in the computer's; for vLLM with enable_sleep_mode=True.
+
+        Requests that run fail, those that come wait for `wake_up`. All who share the engine sleep with it.
+
+        Raises:
+            UnsupportedError: this engine cannot sleep.
+        """
+        run(sleeper(self._engine).sleep())
+
+    async def asleep(self) -> None:
+        """Do as `sleep` does."""
+        await call(sleeper(self._engine).sleep())
+
+    def wake_up(self) -> None:
+        """Undo `sleep`."""
+        run(sleeper(self._engine).wake_up())
+
+    async def awake_up(self) -> None:
+        """Undo `sleep`."""
+        await call(sleeper(self._engine).wake_up())
 
     def close(self) -> None:
         """Give the engine back; its memory is freed when nobody shares it any more. Closing twice is harmless."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
-from glm4v_core.errors import ContextOverflowError
+from glm4v_core.errors import ContextOverflowError, UnsupportedError
 from glm4v_core.families import Family
 from glm4v_core.types import Piece, Request
 
@@ -72,3 +72,25 @@ class Engine(Protocol):
     async def close(self) -> None:
         """Free the memory. Idempotent; later calls raise EngineClosedError."""
         ...
+
+
+@runtime_checkable
+class Sleeper(Protocol):
+    """An engine that can give its device's memory back and stay loaded."""
+
+    async def sleep(self) -> None: ...
+
+    async def wake_up(self) -> None: ...
+
+
+def sleeper(engine: Engine) -> Sleeper:
+    """Return an engine as one that can sleep.
+
+    Raises:
+        UnsupportedError: it cannot.
+    """
+    if not isinstance(engine, Sleeper):
+        raise UnsupportedError(
+            f"The {engine.info.engine} engine cannot sleep.", hint="Use engine='vllm' with enable_sleep_mode=True."
+        )
+    return engine

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from glm4v_core.engines import Engine, EngineInfo, TokenCount
+from glm4v_core.engines import Engine, EngineInfo, TokenCount, sleeper
 from glm4v_core.errors import EngineClosedError, MissingDependencyError, UnknownOptionError
 from glm4v_core.tiny import checkpoint_path
 from glm4v_core.types import Piece, Request
@@ -221,6 +221,12 @@ class _Lease:
 
     async def count_tokens(self, request: Request) -> TokenCount:
         return await self._open_engine().count_tokens(request)
+
+    async def sleep(self) -> None:
+        await sleeper(self._open_engine()).sleep()
+
+    async def wake_up(self) -> None:
+        await sleeper(self._open_engine()).wake_up()
 
     async def close(self) -> None:
         if not self._closed:

@@ -28,7 +28,14 @@ from glm4v_core.engines.transcript import Clock, Transcript, vocabulary_of
 from glm4v_core.engines.vllm_loading import Loaded, load_llm
 from glm4v_core.engines.vllm_options import VllmOptions
 from glm4v_core.engines.vllm_requests import ResizedPages, logprob_of, prompt_of, sampling_of
-from glm4v_core.errors import ConfigError, EngineClosedError, EngineDeadError, EngineError, InputError
+from glm4v_core.errors import (
+    ConfigError,
+    EngineClosedError,
+    EngineDeadError,
+    EngineError,
+    InputError,
+    UnsupportedError,
+)
 from glm4v_core.prompt import ChatTemplate
 from glm4v_core.types import Piece, Request, TokenLogprob, Usage
 
@@ -90,13 +97,16 @@ class VllmEngine:
         tokenized = await self._open().tokenize(request)
         return TokenCount(tokenized.length, tokenized.image_tokens)
 
-    async def sleep(self, level: int = 1) -> None:
-        """Give the GPU memory back but keep the engine; needs enable_sleep_mode. Requests that run are aborted.
+    async def sleep(self) -> None:
+        """Give the GPU memory back, with the weights kept in the computer's memory; requests that run are aborted.
 
-        Args:
-            level: 1 keeps the weights in the computer's memory, 2 drops them.
+        Raises:
+            UnsupportedError: the engine was loaded without enable_sleep_mode.
         """
-        await self._open().llm.sleep(level)
+        running = self._open()
+        if not running.options.enable_sleep_mode:
+            raise UnsupportedError("This engine was not loaded to sleep.", hint="Load it with enable_sleep_mode=True.")
+        await running.llm.sleep()
 
     async def wake_up(self) -> None:
         """Undo `sleep`."""
@@ -134,8 +144,8 @@ class _Running:
         files = loaded.files
         self.vocabulary = vocabulary_of(files.tokenizer, files.family, files.ends, len(files.tokenizer))
         self._info = info
-        self._dialect = files.family.dialect
-        self._template = ChatTemplate(files.template, self._dialect)
+        self._family = files.family
+        self._template = ChatTemplate(files.template, files.family.dialect)
         self._shortest: int = loaded.sight.ruler.bounds()["shortest_edge"]
         self._tokenizer = PromptTokenizer(files.tokenizer, loaded.image_token, loaded.sight.ruler)
         self._pages = ResizedPages(loaded.sight.patch, loaded.sight.resample)
@@ -186,7 +196,12 @@ class _Running:
         self._closing = True
         if not self.llm.errored:
             await self.llm.abort(list(self._requests))
+        if self.llm.output_handler is not None:
+            # It would log the end of vLLM's processes as a failure.
+            self.llm.output_handler.cancel()
         await asyncio.to_thread(self.llm.shutdown)
+        # It would also have told those who came in the meantime.
+        self.llm.output_processor.propagate_error(VllmDeadError())
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _check_alive(self) -> None:
@@ -206,9 +221,12 @@ class _Running:
     def _prepare(self, request: Request) -> _Job:
         tokenized = self._tokenize(request)
         wanted = new_tokens(request, self._info, tokenized.length)
-        grammar = compile_grammar(request, self._dialect, tokenized.phase)
+        dialect = self._family.dialect
+        grammar = compile_grammar(request, dialect, tokenized.phase)
+        if grammar is not None and self._family.remote_tokenizer:
+            raise UnsupportedError(f"{self._family.name} takes no constraint: vLLM cannot read its tokenizer for one.")
         pixels = [self._pages.get(image) for image in tokenized.images]
-        settings = sampling_of(request, sorted(self.vocabulary.ends), wanted, budget=self._dialect.think is not None)
+        settings = sampling_of(request, sorted(self.vocabulary.ends), wanted, budget=dialect.think is not None)
         structured = None if grammar is None else StructuredOutputsParams(grammar=grammar.text)
         try:
             parameters = SamplingParams(**settings, output_kind=RequestOutputKind.DELTA, structured_outputs=structured)

@@ -13,6 +13,7 @@ import pytest
 
 from glm4v_core.engines import Engine, loading
 from glm4v_core.engines.loading import Plan, load_engine, plan_engine
+from glm4v_core.engines.loop import call
 from glm4v_core.engines.scripted import ScriptedEngine
 from glm4v_core.errors import (
     EngineClosedError,
@@ -20,6 +21,7 @@ from glm4v_core.errors import (
     ModelLoadError,
     ModelNotFoundError,
     UnknownOptionError,
+    UnsupportedError,
 )
 from glm4v_core.model import Glm4v
 from glm4v_core.tiny import checkpoint_path
@@ -148,6 +150,45 @@ def test_threads_that_load_at_once_share() -> None:
     assert len({id(model.info) for model in models}) == 1
     for model in models:
         model.close()
+
+
+async def test_a_model_is_loaded_in_the_background() -> None:
+    async with await Glm4v.aload(engine="scripted", answers=["x"], timeout=9) as model:
+        assert model.defaults.timeout == 9
+        assert (await model.agenerate(ASKED)).text == "x"
+
+
+class Drowsy(ScriptedEngine):
+    """Remembers how it was put to sleep."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda request: "x")
+        self.nights: list[str] = []
+
+    async def sleep(self) -> None:
+        self.nights.append("asleep")
+
+    async def wake_up(self) -> None:
+        self.nights.append("awake")
+
+
+class TestSleep:
+    async def test_all_who_share_an_engine_sleep_with_it(self) -> None:
+        drowsy = Drowsy()
+        async with Glm4v.from_engine(await call(load_engine(Plan(object(), lambda: drowsy)))) as model:
+            await model.asleep()
+            await model.awake_up()
+            await asyncio.to_thread(model.sleep)
+            await asyncio.to_thread(model.wake_up)
+        assert drowsy.nights == ["asleep", "awake"] * 2
+
+    def test_other_engines_say_that_they_cannot(self) -> None:
+        with Glm4v.load(engine="scripted", answers=["x"]) as model:
+            for change in (model.sleep, model.wake_up):
+                with pytest.raises(UnsupportedError, match="enable_sleep_mode"):
+                    change()
+        with pytest.raises(EngineClosedError):
+            model.sleep()
 
 
 class TestChoice:
