@@ -87,9 +87,8 @@ async def test_an_agent_remembers_across_runs(scripted: Make, png: bytes) -> Non
 
 @pytest.mark.parametrize("streaming", [True, False])
 async def test_a_workflow_of_agents_hands_over(scripted: Make, streaming: bool, png: bytes) -> None:
-    llm, engine = scripted(
-        call("handoff", to_agent="writer", reason="I have seen it."), "It shows a cat.", family="GLM-4.6V"
-    )
+    handoff = call("handoff", to_agent="writer", reason="I have seen it.")
+    llm, engine = scripted(LOOK, handoff, "It shows a cat.", family="GLM-4.6V", thinking=True)
     reader = FunctionAgent(
         name="reader",
         description="Looks at pages.",
@@ -107,11 +106,14 @@ async def test_a_workflow_of_agents_hands_over(scripted: Make, streaming: bool, 
     output, _ = await run(workflow, question)
     assert output.response.content == "It shows a cat."
     assert output.current_agent_name == "writer"
-    first, second = engine.history
+    first, _, last = engine.history
     assert [tool.name for tool in first.tools] == ["look", "handoff"]
-    assert second.messages[0].parts == (Text("You write."),)
-    assert [part for part in parts_of(second, "user") if isinstance(part, Image)] == [Image.load(png)]
-    assert "writer" in parts_of(second, "tool")[0].parts[0].text
+    assert last.messages[0].parts == (Text("You write."),)
+    image = Image.load(png)
+    assert [part for part in parts_of(last, "user") if isinstance(part, Image)] == [image]
+    seen, handed_over = parts_of(last, "tool")
+    assert seen.parts == (Text("page 2"), image)
+    assert "writer" in handed_over.parts[0].text
 
 
 @pytest.mark.parametrize("streaming", [True, False])
@@ -135,6 +137,18 @@ async def test_a_react_agent_acts_in_words(scripted: Make, streaming: bool, png:
     assert all(request.tools == () for request in engine.history)
     assert Image.load(png) in parts_of(engine.history[0], "user")
     assert "Observation: 3" in parts_of(engine.history[1], "user")[-1].text
+
+
+async def test_a_react_agent_is_told_the_words_of_a_tool_alone(scripted: Make, png: bytes) -> None:
+    """LlamaIndex writes what a tool returns into a line of text; its other agents keep the pictures."""
+    llm, engine = scripted(
+        'Thought: I must look.\nAction: look\nAction Input: {"page": 2}', "", "Thought: I know it.\nAnswer: A cat."
+    )
+    output, _ = await run(ReActAgent(llm=llm, tools=[looker(png)], streaming=False), "What is it?")
+    assert output.response.content == "A cat."
+    last = parts_of(engine.history[1], "user")[-1]
+    assert last.text.startswith("Observation: page 2")
+    assert not any(isinstance(part, Image) for part in parts_of(engine.history[1], "user"))
 
 
 class Animal(BaseModel):
