@@ -134,7 +134,7 @@ def _begin(asked: str | PageQuestion) -> State:
         asked = PageQuestion(question=asked)
     if set(asked) not in ({"question"}, {"question", "find"}):
         raise ConfigError(f"The input has {', '.join(asked)}.", hint="Pass a question, or a dict of question and find.")
-    return {"question": asked["question"], "find": asked.get("find", asked["question"])}
+    return {"question": asked["question"], "find": asked.get("find") or asked["question"]}
 
 
 def _open(asking: PageAsking, state: State) -> list[Evidence]:
