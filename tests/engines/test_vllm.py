@@ -13,7 +13,14 @@ import pytest
 from prometheus_client import REGISTRY
 
 from glm4v_core import Glm4v
-from glm4v_core.errors import EngineClosedError, EngineDeadError, EngineError, Glm4vError
+from glm4v_core.errors import (
+    EngineClosedError,
+    EngineDeadError,
+    EngineError,
+    Glm4vError,
+    ModelLoadError,
+    UnsupportedError,
+)
 from glm4v_core.images import Image
 from glm4v_core.types import Regex, Request
 from tests.engines.serving import SETTINGS, Engine, end
@@ -40,6 +47,20 @@ class TestInThisProcess:
         info = model.info
         assert (info.engine, info.family.name, info.context) == ("vllm", "tiny", 4096)
         assert (info.device, info.dtype) == ("cpu", "float32")
+
+    def test_an_engine_that_was_not_loaded_to_sleep_says_so(self, model: Glm4v) -> None:
+        with pytest.raises(UnsupportedError, match="enable_sleep_mode"):
+            model.sleep()
+        assert model.generate(ask("Hello", max_tokens=3)).usage.completion
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [({"enable_sleep_mode": True}, "Sleep mode is not supported"), ({"gpu_memory_utilization": 1e-5}, "does not fit")],
+)
+def test_what_cannot_be_loaded_is_refused_at_once(options: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ModelLoadError, match=reason):
+        Glm4v.load("tiny", "vllm", **options)
 
 
 class TestTheEnd:
