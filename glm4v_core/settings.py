@@ -32,6 +32,10 @@ def call_settings(request: Request) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None and value != ()}
 
 
+def _default_model(engine: str | None) -> str:
+    return os.environ.get(MODEL_VARIABLE) or ("" if engine == "server" else "tiny")
+
+
 class ModelSettings(BaseModel):
     """Which model to use and how it draws its answers. None leaves a setting to the model's family.
 
@@ -41,10 +45,11 @@ class ModelSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", populate_by_name=True, arbitrary_types_allowed=True)
 
-    model: str = Field(default_factory=lambda: os.environ.get(MODEL_VARIABLE) or "tiny", alias="model_name")
-    """Checkpoint folder, hub id, the bundled "tiny", or the name by which a server offers its model."""
     engine: str = Field(default_factory=lambda: os.environ.get(ENGINE_VARIABLE) or "auto")
     """auto, transformers, vllm, server or scripted."""
+    model: str = Field(default_factory=lambda data: _default_model(data.get("engine")), alias="model_name")
+    """Checkpoint folder, hub id, the bundled "tiny", or the name by which a server offers its model; empty is the only
+    model that it offers."""
     engine_options: dict[str, Any] = Field(default_factory=dict)
     """The engine's own settings, such as `device` and `slots`, or `base_url`. Secrets among them are never shown."""
     glm4v: Glm4v | None = Field(default=None, exclude=True, repr=False)

@@ -77,7 +77,7 @@ class FunctionCallingGLM4V(ModelSettings, StructuredLLM):
             num_output=self.max_tokens or default,
             is_chat_model=True,
             is_function_calling_model=info.family.dialect.tools != "none",
-            model_name=self.model,
+            model_name=self.model or info.model,
             num_input_files=info.family.limits.max_images,
         )
 

@@ -14,6 +14,7 @@ from glm4v_core.engines.server_options import ServerOptions
 from glm4v_core.errors import ConfigError, MissingDependencyError, UnknownOptionError
 from glm4v_core.families import FAMILIES, published_as
 from glm4v_core.settings import ModelSettings
+from tests.engines.fake_server import MODEL, FakeServer
 
 URL = "http://127.0.0.1:8000/v1"
 
@@ -55,6 +56,19 @@ class TestAddresses:
         monkeypatch.setenv("GLM4V_BASE_URL", "https://example.org/v1")
         assert ServerOptions.from_mapping({}).url == "https://example.org/v1"
         assert options().url == URL
+
+
+@pytest.mark.loopback
+class TestModels:
+    def test_without_a_name_the_only_one_is_taken(self, server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+        settings = ModelSettings(engine="server", engine_options={"base_url": server.url})
+        assert settings.model == ""
+        assert settings.load().info.model == MODEL["id"]
+        settings.close()
+        monkeypatch.setenv("GLM4V_MODEL", "from-environment")
+        assert ModelSettings(engine="server").model == "from-environment"
+        monkeypatch.delenv("GLM4V_MODEL")
+        assert (ModelSettings().model, ModelSettings(engine="server", model="named").model) == ("tiny", "named")
 
 
 class TestSecrets:
