@@ -26,7 +26,7 @@ from glm4v_core.tasks import INCOMPLETE
 from glm4v_core.workflow import PageFailure, document_workflow
 
 STOPPED = "Stopped early; the pages so far are in the store. The same command goes on."
-NO_PAGE = "No page has any of these words."
+NO_PAGE = "No page has any of these words; --find takes others."
 NO_ANSWER = "No page answers this."
 
 

@@ -136,7 +136,7 @@ class TestQuery:
 
     def test_no_page_answers(self, glm4v: Command, indexed: Path) -> None:
         ended = glm4v("query", "Zanzibar", *BOGUS)
-        assert (ended.status, ended.out) == (1, "No page has any of these words.\n")
+        assert (ended.status, ended.out) == (1, "No page has any of these words; --find takes others.\n")
         assert glm4v("query", "Glacier", answers=[ABSENT]).out == "No page answers this.\n"
         ended = glm4v("query", "Glacier", "--json", answers=[ABSENT])
         found = json.loads(ended.out)
