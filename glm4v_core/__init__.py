@@ -9,6 +9,7 @@ from glm4v_core.answering import (
     SourcedAnswer,
     aquery_pages,
     choose_answer,
+    open_each,
     page_request,
     query_pages,
 )
@@ -167,6 +168,7 @@ __all__ = [
     "ingest",
     "load_page",
     "load_pages",
+    "open_each",
     "open_pages",
     "page_facts",
     "page_id",

@@ -7,24 +7,28 @@ What a page says is data: its text is wrapped, no tool is offered while it is re
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Unpack
+from typing import Any, Literal, TypeVar, Unpack
 
 from glm4v_core.engines.loop import run
-from glm4v_core.errors import ConfigError, PageError
+from glm4v_core.errors import ConfigError, ImageError, InputError, PageError
 from glm4v_core.families import Family
 from glm4v_core.images import Image
 from glm4v_core.model import Glm4v
 from glm4v_core.pages import PageOptions, load_page, load_pages
 from glm4v_core.pagestore import PAGES_FOUND, PageStore
-from glm4v_core.stored_page import Place
+from glm4v_core.stored_page import FoundPage, Place
 from glm4v_core.task_prompts import ASK_PAGE, NOT_ON_PAGE, Language
 from glm4v_core.tasks import ask
 from glm4v_core.types import Completion, Message, Request
 
+T = TypeVar("T")
 Route = Literal["image", "text", "both"]
 """What of a page is shown to the model."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +112,7 @@ async def aquery_pages(
 
     Raises:
         ConfigError: k or route is out of range.
-        PageError: the picture of a page is gone.
+        ImageError, PageError: no page that was found can be opened; see `open_each`.
     """
     evidence = await asyncio.to_thread(find_evidence, store, find or question, k=k, route=route, **options)
     requests = [page_request(question, page, route, language=language, family=model.info.family) for page in evidence]
@@ -121,15 +125,33 @@ def find_evidence(
 ) -> list[Evidence]:
     """Find pages in a store and open their pictures, unless the route is "text"."""
     _check_route(route)
-    return [
-        Evidence(
-            found.page.places[0],
-            found.page.text,
-            None if route == "text" else store.image(found.page.sha256, **options),
-            found.page.sha256,
-        )
-        for found in store.search(words, k)
-    ]
+
+    def open_one(found: FoundPage) -> Evidence:
+        page = found.page
+        image = None if route == "text" else store.image(page.sha256, **options)
+        return Evidence(page.places[0], page.text, image, page.sha256)
+
+    return [evidence for _, evidence in open_each(open_one, store.search(words, k))]
+
+
+def open_each(open_one: Callable[[T], Evidence], found: Iterable[T]) -> list[tuple[T, Evidence]]:
+    """Open pages that were found. One whose picture is gone is left out with a warning: another may know the answer.
+
+    Raises:
+        ImageError, PageError: none of them can be opened; that of the best match.
+    """
+    opened: list[tuple[T, Evidence]] = []
+    errors: list[InputError] = []
+    for one in found:
+        try:
+            opened.append((one, open_one(one)))
+        except (ImageError, PageError) as error:
+            errors.append(error)
+    if errors and not opened:
+        raise errors[0]
+    for error in errors:
+        _log.warning("A page that was found is not asked: %s", error)
+    return opened
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +186,7 @@ class PageAsking:
             route: another one; unless it is "text", the picture is opened.
 
         Raises:
-            PageError: a fact is missing, or the picture is gone.
+            ImageError, PageError: a fact is missing, or the picture is gone.
         """
         try:
             place = Place(facts["source"], facts["page"] + 1, facts["total_pages"])

@@ -29,6 +29,7 @@ from glm4v_core import (
     StoredPage,
     Text,
     choose_answer,
+    open_each,
     page_facts,
     page_id,
 )
@@ -139,7 +140,8 @@ def _begin(asked: str | PageQuestion) -> State:
 
 def _open(asking: PageAsking, state: State) -> list[Evidence]:
     documents: Sequence[Document] = state["documents"]
-    return [asking.open(found.metadata, found.page_content) for found in documents]
+    opened = open_each(lambda found: asking.open(found.metadata, found.page_content), documents)
+    return [evidence for _, evidence in opened]
 
 
 def _prompts(llm: Runnable[LanguageModelInput, AIMessage], asking: PageAsking, state: State) -> list[list[BaseMessage]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+import logging
 from collections.abc import Sequence
 from typing import Any, Unpack
 
@@ -26,12 +27,15 @@ from glm4v_core import (
     Route,
     StoredPage,
     choose_answer,
+    open_each,
     page_facts,
     page_id,
 )
-from glm4v_core.errors import ConfigError
+from glm4v_core.errors import ConfigError, ImageError, PageError
 from llamaindex_glm4v._asking import ObservedModel
 from llamaindex_glm4v.llm import GLM4VMultiModal
+
+_log = logging.getLogger(__name__)
 
 _TECHNICAL = ("sha256", "model", "total_pages")
 """Metadata that a model is not shown; an embedding sees none but the summary and the label."""
@@ -158,13 +162,14 @@ class PageQueryEngine(BaseQueryEngine):
         return await self._answer(query_bundle.query_str, await self._retriever.aretrieve(query_bundle))
 
     async def _answer(self, question: str, nodes: Sequence[NodeWithScore]) -> Response:
-        evidence = await asyncio.to_thread(lambda: [self._open(found) for found in nodes])
+        opened = await asyncio.to_thread(open_each, self._open, nodes)
+        evidence = [page for _, page in opened]
         model = ObservedModel(self._llm)
         family = await asyncio.to_thread(lambda: self._llm.family) if evidence else None  # may load the model
         requests = [self._asking.request(question, page, family) for page in evidence]
         answer = choose_answer(question, evidence, await asyncio.gather(*map(model.agenerate, requests)))
         asked = [{**_place(page.evidence), "answer": page.text} for page in answer.asked]
-        cited = [pair for pair in zip(nodes, evidence, strict=True) if pair[1] is answer.citation]
+        cited = [pair for pair in opened if pair[1] is answer.citation]
         sources = [await asyncio.to_thread(self._cite, *pair) for pair in cited]
         return Response(answer.text, source_nodes=sources, metadata={"asked": asked})
 
@@ -172,9 +177,17 @@ class PageQueryEngine(BaseQueryEngine):
         return self._asking.open(found.node.metadata, found.node.get_content(metadata_mode=MetadataMode.NONE), route)
 
     def _cite(self, found: NodeWithScore, page: Evidence) -> NodeWithScore:
-        picture = page.image or self._open(found, "image").image
+        picture = page.image or self._picture(found)
         node = found.node if picture is None else _with_picture(found.node, picture)
         return NodeWithScore(node=node, score=found.score)
+
+    def _picture(self, found: NodeWithScore) -> Image | None:
+        """Open the picture of an answer that was read from text; the answer stands without it, too."""
+        try:
+            return self._open(found, "image").image
+        except (ImageError, PageError) as error:
+            _log.warning("The answer comes without a picture: %s", error)
+            return None
 
 
 def _place(evidence: Evidence) -> dict[str, Any]:

@@ -114,6 +114,18 @@ def test_failures_reach_the_caller(store: PageStore, tmp_path: Path) -> None:
     assert ask(store, "Oslo", route="text")[0].text == "11.00"
 
 
+def test_a_page_whose_picture_is_gone_leaves_the_others_to_answer(
+    store: PageStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "scans" / "2.png").unlink()
+    answer, engine = ask(store, "What is the total of Glacier Ltd?")
+    assert len(engine.history) == len(answer.asked) == 2
+    assert "2.png" not in {Path(page.evidence.place.source).name for page in answer.asked}
+    (warning,) = caplog.records
+    assert "is not asked" in warning.message
+    assert "2.png" in warning.message
+
+
 def test_a_family_may_have_a_wording_of_its_own() -> None:
     (tiny,) = [family for family in FAMILIES if family.name == "tiny"]
     evidence = Evidence(Place("a", 1, 1), "text")

@@ -132,6 +132,6 @@ def test_the_public_names_change_only_on_purpose() -> None:
         Tool ToolCall ToolChoice ToolResult UnreadPage Usage Video Workflow aingest answer_facts
         aquery_pages call_settings check_on_error check_url choose_answer closed_schema
         count_pages document_workflow errors find_files find_scans in_order ingest load_page
-        load_pages open_pages page_facts page_id page_request pull query_pages read_texts shared tasks
+        load_pages open_each open_pages page_facts page_id page_request pull query_pages read_texts shared tasks
     """
     assert glm4v_core.__all__ == names.split()

@@ -118,6 +118,16 @@ class TestQueryChain:
         assert [bool(width_of(request)) for request in engine.history] == [True, False, True]
         assert ["<document>" in words_of(request) for request in engine.history] == [False, True, True]
 
+    def test_a_page_whose_picture_is_gone_leaves_the_others_to_answer(
+        self, store: PageStore, scripted: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        llm, engine = scripted(read)
+        (tmp_path / "scans" / "1.png").unlink()
+        answer = page_query_chain(llm, PageRetriever(store=store)).invoke("What is the total of Glacier Ltd?")
+        assert (answer.text, len(answer.asked), len(engine.history)) == ("22.00", 2, 2)
+        (warning,) = caplog.records
+        assert "1.png" in warning.message
+
     @pytest.mark.parametrize("way", ["invoke", "ainvoke"])
     async def test_pages_may_be_found_by_other_words_than_the_question(
         self, store: PageStore, scripted: Make, way: str

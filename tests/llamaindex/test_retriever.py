@@ -140,6 +140,21 @@ class TestQueryEngine:
         assert (response.response, response.source_nodes) == (None, [])
         assert [page["answer"] for page in response.metadata["asked"]] == [None]
 
+    async def test_pictures_that_are_gone(
+        self, store: PageStore, scripted: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        llm, engine = scripted(read)
+        (tmp_path / "scans" / "1.png").unlink()
+        response = await query(PageQueryEngine(llm, PageRetriever(store)), "What is the total of Glacier Ltd?")
+        assert (str(response), len(engine.history)) == ("22.00", 2)
+        assert Path(response.source_nodes[0].node.metadata["source"]).name == "2.png"
+        (tmp_path / "scans" / "2.png").unlink()
+        response = await query(PageQueryEngine(llm, PageRetriever(store), route="text"), "Glacier")
+        assert (str(response), response.source_nodes[0].node.text) == ("22.00", TEXTS[2])
+        assert all(name in record.message for name, record in zip(("1.png", "2.png"), caplog.records, strict=True))
+        with pytest.raises(PageError, match="is gone"):
+            await query(PageQueryEngine(llm, PageRetriever(store)), "Glacier")
+
     def test_it_can_only_retrieve(self, store: PageStore, scripted: Make) -> None:
         llm, engine = scripted()
         (node,) = PageQueryEngine(llm, PageRetriever(store)).retrieve(QueryBundle("Glacier"))
