@@ -149,8 +149,8 @@ def open_each(open_one: Callable[[T], Evidence], found: Iterable[T]) -> list[tup
             errors.append(error)
     if errors and not opened:
         raise errors[0]
-    for error in errors:
-        _log.warning("A page that was found is not asked: %s", error)
+    for missing in errors:
+        _log.warning("A page that was found is not asked: %s", missing)
     return opened
 
 
