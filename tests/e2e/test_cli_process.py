@@ -15,6 +15,13 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
+INTERRUPTIBLE = """
+import signal
+from glm4v_core.cli import main
+signal.signal(signal.SIGINT, signal.default_int_handler)
+main()
+"""
+"""The command line; a shell's job in the background, as the tests may be, would ignore interrupts."""
 
 
 @pytest.mark.skipif(os.name == "nt", reason="sends SIGINT")
@@ -35,7 +42,7 @@ def test_an_interrupted_run_leaves_valid_files(tmp_path: Path) -> None:
         "scripted",
     ]
     options = ["--option", f"answers={answers}", "--option", "latency=0.05"]
-    command = [sys.executable, "-m", "glm4v_core.cli", *map(str, arguments), *options]
+    command = [sys.executable, "-c", INTERRUPTIBLE, *map(str, arguments), *options]
     lines = tmp_path / "out" / "results.jsonl"
     with subprocess.Popen(
         command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
