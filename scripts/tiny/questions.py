@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
@@ -113,6 +113,19 @@ def field(random: Random, document: Document, language: Language) -> Exchange:
         document.facts.get(name, ABSENT[language]),
         _thought(document, language),
     )
+
+
+def named(random: Random, document: Document, exchange: Exchange) -> Exchange:
+    """Put before a question what leads to its page among many: a party, a number or a date that stands on it."""
+    marks = [document.facts[name] for name in ("number", "sender", "recipient", "date") if name in document.facts]
+    mark = random.choice([mark for mark in marks if mark != exchange.answer])
+    colon = "：" if exchange.question[-1] in "？。" and random.random() < 0.5 else ": "
+    return replace(exchange, question=f"{mark}{colon}{exchange.question}")
+
+
+def beside_its_text(document: Document, exchange: Exchange) -> Exchange:
+    """Show the page's text between its picture and a question."""
+    return replace(exchange, question=f"<document>\n{document.text}\n</document>\n{exchange.question}")
 
 
 def number_of(amount: str) -> str:

@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 
 from tiny import questions
 from tiny.documents import Document, make_document
-from tiny.pages import Glyph, columns, print_page, rows, to_grid
+from tiny.pages import SMALLEST_FONT, Glyph, columns, print_page, rows, to_grid
 from tiny.questions import Exchange
 from tiny.tokenizer import PHRASES
 from tiny.wordings import Language
@@ -32,6 +32,12 @@ NAMED = 6
 PRINTABLE = "".join(chr(code) for code in range(33, 127))
 CLASSES = len(PRINTABLE) + 2
 """Nothing, the printable characters, and a space."""
+LED_BY_A_NAME = 0.35
+"""Share of the questions for a field that begin with what leads to their page, as questions over many pages do."""
+READ_ALREADY = 0.25
+"""Share of the documents that are also asked with their text beside the picture."""
+SMALL_PRINT = 0.3
+"""Share of the pages that are set in the smallest fonts on purpose; most errors are made there."""
 IMAGE = "<|begin_of_image|><|image|><|end_of_image|>"
 
 
@@ -221,6 +227,8 @@ class Composer:
         return random.choice((*made_up, random.choice(TRAIN.good), random.choice(TRAIN.last)))
 
     def _print(self, row: Row, lines: Sequence[str], size: int | None = None) -> np.ndarray:
+        if size is None and self.random.random() < SMALL_PRINT:
+            size = self.random.randint(SMALLEST_FONT, SMALLEST_FONT + 2)
         pixels, glyphs = to_grid(*print_page(self.random, list(lines), size=size))
         row.cells.append(cells(glyphs, pixels.shape))
         return pixels
@@ -238,6 +246,8 @@ class Composer:
             document = make_document(random, "train", height=max(6, level.lines))
             lines = list(document.lines)
             asked = self._document_questions(document, 5)
+            if random.random() < READ_ALREADY:
+                asked.append(questions.beside_its_text(document, questions.field(random, document, self._language())))
             if random.random() < 0.2:
                 # The page is there, but the request says everything.
                 asked = [exchange for exchange in asked if not exchange.tools]
@@ -279,7 +289,11 @@ class Composer:
     def _document_questions(self, document: Document, count: int) -> list[Exchange]:
         random = self.random
         makers, weights = zip(*questions.DOCUMENT_QUESTIONS, strict=True)
-        asked = [maker(random, document, self._language()) for maker in random.choices(makers, weights, k=count)]
+        asked = []
+        for maker in random.choices(makers, weights, k=count):
+            exchange = maker(random, document, self._language())
+            named = maker is questions.field and random.random() < LED_BY_A_NAME
+            asked.append(questions.named(random, document, exchange) if named else exchange)
         return [questions.ocr(random, document, self._language()), *asked]
 
     def pair(self, level: Level) -> Row:
