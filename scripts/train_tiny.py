@@ -83,15 +83,19 @@ class Trainer:
         self.trainee.head_is_new = True
 
     @torch.no_grad()
-    def average_with(self, folder: Path) -> None:
+    def average_with(self, folder: Path, share: float = 0.5) -> None:
         """Take the mean of these weights and an exported folder's, such as the one that the run started from.
 
         Two ends of a long run jump between lines at different places; their mean makes fewer errors than either.
+
+        Args:
+            folder: of the other weights.
+            share: of the other weights in the mean.
         """
         self.trainee.give_positions()
         others = load_file(folder / "model.safetensors")
         for name, weight in self.trainee.network.state_dict().items():
-            weight.lerp_(others[name].float(), 0.5)
+            weight.lerp_(others[name].float(), share)
         self.trainee.take_positions()
 
     def save(self) -> None:
@@ -211,6 +215,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2, help="processes that make pages")
     parser.add_argument("--export", type=Path, help="write the checkpoint folder here instead of training")
     parser.add_argument("--average-with", type=Path, help="export the mean with the weights of this exported folder")
+    parser.add_argument("--share", type=float, default=0.5, help="that folder's share in the mean")
     parser.add_argument("--scores", type=Path, nargs="*", default=[], help="evaluation.json files for the model card")
     options = parser.parse_args()
     trainer = Trainer(options.folder, options.seed, options.minutes, options.rate)
@@ -218,7 +223,7 @@ def main() -> None:
     if options.start_from and not trainer.step:
         trainer.start_from(options.start_from)
     if options.average_with:
-        trainer.average_with(options.average_with)
+        trainer.average_with(options.average_with, options.share)
     if options.export:
         trainer.export(options.export, options.scores, options.remark)
     else:
