@@ -68,7 +68,8 @@ class TestTheEnd:
 
     @pytest.mark.parametrize("loaded", ["vllm", "server"], indirect=True)
     def test_a_dead_engine_tells_everybody_and_a_new_one_works(self, loaded: Engine) -> None:
-        long = ask("Say it", constraint=Regex("[a-z ]{3000}"), max_tokens=3500, temperature=1.0)
+        # Hot, or the guard against repetition might end an answer before the engine dies.
+        long = ask("Say it", constraint=Regex("[a-z ]{3000}"), max_tokens=3500, temperature=2.0)
         results: list[Any] = []
         waiting = [threading.Thread(target=_outcome, args=(loaded.model, long, results)) for _ in range(4)]
         for thread in waiting:
@@ -78,7 +79,7 @@ class TestTheEnd:
         for thread in waiting:
             thread.join(60)
         assert len(results) == 4
-        assert all(isinstance(error, EngineError) for error in results)
+        assert [error for error in results if not isinstance(error, EngineError)] == []
         with pytest.raises(EngineError):
             loaded.model.generate(ask("Hello"))
         if loaded.name == "vllm":
@@ -90,7 +91,7 @@ class TestTheEnd:
     @pytest.mark.parametrize("loaded", ["vllm"], indirect=True)
     def test_closing_ends_what_runs_and_what_comes(self, loaded: Engine) -> None:
         results: list[Any] = []
-        long = ask("Say it", constraint=Regex("[a-z ]{3000}"), max_tokens=3500, temperature=1.0)
+        long = ask("Say it", constraint=Regex("[a-z ]{3000}"), max_tokens=3500, temperature=2.0)
         stream = loaded.model.stream(long)
         next(stream)
         waiting = threading.Thread(target=_outcome, args=(loaded.model, long, results))
