@@ -56,7 +56,8 @@ def loaded(request: pytest.FixtureRequest, folders: dict[str, Path], references:
         case _:
             with serving(folders["base"], folders["base"].parent / "log", *FLAGS) as (url, process):
                 options = {"base_url": url, "family": "GLM-4.1V-9B-Thinking", "grammars": True}
-                yield Engine("server", Glm4v.load(None, "server", **options), process)
+                with Glm4v.load(None, "server", **options) as model:
+                    yield Engine("server", model, process)
 
 
 GREEDY = {

@@ -81,6 +81,28 @@ def test_a_field_is_the_fact_asked_for_or_said_to_be_absent() -> None:
     assert absent
 
 
+def test_a_name_before_a_question_stands_on_the_page_and_is_not_the_answer() -> None:
+    def led(random: Random, document: Document, language: Language) -> tuple[Exchange, Exchange]:
+        plain = questions.field(random, document, language)
+        return plain, questions.named(random, document, plain)
+
+    colons = set()
+    for document, _, (plain, exchange) in ask(led):
+        mark, colon, question = re.fullmatch(r"(.+?)(: |：)(.+)", exchange.question).groups()
+        colons.add(colon)
+        assert question == plain.question
+        assert mark in document.facts.values()
+        assert mark != exchange.answer == plain.answer
+    assert colons == {": ", "："}
+
+
+def test_the_text_of_a_page_stands_between_its_picture_and_the_question() -> None:
+    for document, _, plain in ask(questions.field, 3):
+        exchange = questions.beside_its_text(document, plain)
+        assert exchange.question == f"<document>\n{document.text}\n</document>\n{plain.question}"
+        assert exchange.answer == plain.answer
+
+
 def test_a_label_is_among_those_shown_and_names_the_kind() -> None:
     listed = 0
     for document, language, exchange in ask(questions.classify, 300):

@@ -69,15 +69,17 @@ def test_a_run_can_start_from_an_exported_folder(trainer: Trainer, exported: Pat
         assert torch.equal(weight, saved[name].float()), name
 
 
-def test_the_mean_with_an_exported_folder_can_be_exported(trainer: Trainer, exported: Path) -> None:
+@pytest.mark.parametrize("share", [0.5, 0.75])
+def test_the_mean_with_an_exported_folder_can_be_exported(trainer: Trainer, exported: Path, share: float) -> None:
     torch.nn.init.normal_(trainer.trainee.page_positions.rows)
     trainer.trainee.give_positions()
     before = {name: weight.clone() for name, weight in trainer.trainee.network.state_dict().items()}
-    trainer.average_with(exported)
+    trainer.average_with(exported, share)
     trainer.trainee.give_positions()
     saved = load_file(exported / "model.safetensors")
     for name, weight in trainer.trainee.network.state_dict().items():
-        torch.testing.assert_close(weight, (before[name] + saved[name].float()) / 2, rtol=1e-4, atol=1e-4)
+        mean = (1 - share) * before[name] + share * saved[name].float()
+        torch.testing.assert_close(weight, mean, rtol=1e-4, atol=1e-4)
 
 
 def test_a_run_keeps_its_vocabulary(tmp_path: Path) -> None:
