@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, field_validator, model_validator
 
 from glm4v_core.engines.loading import ENGINE_VARIABLE, MODEL_VARIABLE
 from glm4v_core.engines.server_options import hide_secrets
@@ -19,6 +19,8 @@ from glm4v_core.types import Constraint, Request, Sampling
 _DRAWN = ("temperature", "top_p", "top_k", "repetition_penalty", "max_tokens", "seed")
 SAMPLING_SETTINGS = (*_DRAWN, "stop", "logprobs", "top_logprobs", "constraint", "timeout")
 """Fields of `ModelSettings` that a call may set too."""
+_SERVER_OPTIONS = {"api_key": "api_key", "max_retries": "retries"}
+"""Settings that hosts name as OpenAI's client does, and the server engine's options that they become."""
 
 
 def call_settings(request: Request) -> dict[str, Any]:
@@ -43,7 +45,12 @@ class ModelSettings(BaseModel):
     options share it.
     """
 
-    model_config = ConfigDict(extra="forbid", populate_by_name=True, arbitrary_types_allowed=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        populate_by_name=True,
+        arbitrary_types_allowed=True,
+        hide_input_in_errors=True,  # the input may hold the API key
+    )
 
     engine: str = Field(default_factory=lambda: os.environ.get(ENGINE_VARIABLE) or "auto")
     """auto, transformers, vllm, server or scripted."""
@@ -52,6 +59,10 @@ class ModelSettings(BaseModel):
     model that it offers."""
     engine_options: dict[str, Any] = Field(default_factory=dict)
     """The engine's own settings, such as `device` and `slots`, or `base_url`. Secrets among them are never shown."""
+    api_key: SecretStr | None = None
+    """Key of the server, for `engine="server"` only; None is GLM4V_API_KEY. Never shown."""
+    max_retries: int | None = Field(default=None, ge=0)
+    """Attempts after the first, for `engine="server"` only; None is 2."""
     glm4v: Glm4v | None = Field(default=None, exclude=True, repr=False)
     """A model that is loaded already; its owner closes it."""
 
@@ -97,6 +108,22 @@ class ModelSettings(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _keep_server_settings_for_a_server(self) -> Self:
+        for name, option in _SERVER_OPTIONS.items():
+            if getattr(self, name) is None:
+                continue
+            if self.glm4v is not None:
+                raise ValueError(f"{name} cannot be changed on a loaded model.")
+            if self.engine != "server":
+                raise UnsupportedError(
+                    f"{name} is for engine='server'; engine={self.engine!r} runs in this process.",
+                    hint=f"Leave {name} out, or set engine='server' and its base_url.",
+                )
+            if option in self.engine_options:
+                raise ConfigError(f"{name} and the engine option {option} are the same.", hint="Set one of them.")
+        return self
+
+    @model_validator(mode="after")
     def _want_logprobs_with_alternatives(self) -> Self:
         if self.top_logprobs is not None and not self.logprobs:
             raise ValueError("top_logprobs needs logprobs=True.")
@@ -114,7 +141,9 @@ class ModelSettings(BaseModel):
 
     @property
     def _source(self) -> Source:
-        return Source(self.model, self.engine, self.engine_options)
+        named = {option: getattr(self, name) for name, option in _SERVER_OPTIONS.items()}
+        given = {option: value for option, value in named.items() if value is not None}
+        return Source(self.model, self.engine, self.engine_options | given)
 
     def _loaded(self) -> Glm4v:
         """Return the model for a call."""

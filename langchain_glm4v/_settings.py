@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import BaseMessage
-from pydantic import ConfigDict, Field, SecretStr, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from glm4v_core import SAMPLING_SETTINGS, ModelSettings, Request
 from glm4v_core.errors import ConfigError
@@ -35,10 +35,6 @@ class ChatSettings(ModelSettings, BaseChatModel):
     """Most tokens of reasoning; then the answer begins."""
     streaming: bool = False
     """Stream inside `invoke` too, for callbacks that want tokens."""
-    max_retries: int = 2
-    """For a remote server; in this process there is nothing that a second try would mend."""
-    api_key: SecretStr | None = None
-    """For a remote server."""
 
     @model_validator(mode="after")
     def _stream_one_answer(self) -> Self:

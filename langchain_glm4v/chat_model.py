@@ -39,6 +39,7 @@ class ChatGLM4V(ChatSettings):
     Key init args:
         model: checkpoint folder, hub id, or the bundled "tiny"; GLM4V_MODEL in the environment.
         engine, engine_options: what runs it, and its own settings, such as `device` and `slots`.
+        api_key, max_retries: with `engine="server"`, the key it wants and how often a request is repeated.
         temperature, top_p, top_k, repetition_penalty, max_tokens, stop, seed, n, logprobs: as in OpenAI's API.
         reasoning, reasoning_budget: whether the model thinks first, and how many tokens it may.
         max_image_tokens, timeout, constraint: see the fields.

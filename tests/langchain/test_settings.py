@@ -73,7 +73,13 @@ def test_unknown_settings_of_the_constructor_raise_by_name() -> None:
 
 def test_standard_names_are_accepted() -> None:
     llm = ChatGLM4V(
-        model_name="some/model", stop_sequences=["x"], timeout=3, max_retries=5, api_key="secret", streaming=True
+        engine="server",
+        model_name="some/model",
+        stop_sequences=["x"],
+        timeout=3,
+        max_retries=5,
+        api_key="secret",
+        streaming=True,
     )
     assert (llm.model, llm.stop, llm.timeout, llm.max_retries) == ("some/model", ["x"], 3, 5)
     assert "secret" not in repr(llm)
@@ -155,8 +161,9 @@ def test_several_answers_have_no_stream(scripted: Make) -> None:
 
 
 def test_settings_make_the_round_trip_and_secrets_stay_at_home() -> None:
-    llm = ChatGLM4V(model="tiny", seed=7, stop=["END"], engine_options={"slots": 2}, api_key="sesame")
+    options = {"base_url": "http://127.0.0.1:8000"}
+    llm = ChatGLM4V(engine="server", seed=7, stop=["END"], engine_options=options, api_key="sesame", max_retries=4)
     assert ChatGLM4V(**llm.model_dump(exclude_unset=True)) == llm
     assert pickle.loads(pickle.dumps(llm)) == llm
-    for shown in (repr(llm), str(llm.asdict()), dumps(llm), str(llm._get_ls_params())):
+    for shown in (repr(llm), str(llm.asdict()), dumps(llm), str(llm._get_ls_params()), llm.model_dump_json()):
         assert "sesame" not in shown
