@@ -15,7 +15,7 @@ from glm4v_core.answering import (
 )
 from glm4v_core.defaults import Defaults
 from glm4v_core.engines import Engine, EngineInfo, TokenCount
-from glm4v_core.engines.loop import pull
+from glm4v_core.engines.own_loop import iterate_in_own_loop, run_in_own_loop
 from glm4v_core.engines.scripted import ScriptedEngine
 from glm4v_core.errors import Glm4vError
 from glm4v_core.families import FAMILIES, Family
@@ -166,6 +166,7 @@ __all__ = [
     "find_scans",
     "in_order",
     "ingest",
+    "iterate_in_own_loop",
     "load_page",
     "load_pages",
     "open_each",
@@ -173,9 +174,9 @@ __all__ = [
     "page_facts",
     "page_id",
     "page_request",
-    "pull",
     "query_pages",
     "read_texts",
+    "run_in_own_loop",
     "shared",
     "tasks",
 ]

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, Unpack
 
-from glm4v_core.engines.loop import run
+from glm4v_core.engines.own_loop import run_in_own_loop
 from glm4v_core.errors import ConfigError, ImageError, InputError, PageError
 from glm4v_core.families import Family
 from glm4v_core.images import Image
@@ -82,8 +82,10 @@ def query_pages(
     language: Language = "en",
     **options: Unpack[PageOptions],
 ) -> SourcedAnswer:
-    """Do as `aquery_pages` does, without an event loop."""
-    return run(aquery_pages(store, model, question, find=find, k=k, route=route, language=language, **options))
+    """Blocking version of `aquery_pages`."""
+    return run_in_own_loop(
+        aquery_pages(store, model, question, find=find, k=k, route=route, language=language, **options)
+    )
 
 
 async def aquery_pages(

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Unpack
 
-from glm4v_core.engines.loop import run
+from glm4v_core.engines.own_loop import run_in_own_loop
 from glm4v_core.model import Glm4v
 from glm4v_core.ordered import IN_FLIGHT, in_order
 from glm4v_core.page_files import FileStamp, Paths, find_files, read_pages
@@ -80,8 +80,8 @@ def ingest(
     on_page: Callable[[IngestedPage], None] = lambda page: None,
     **page_options: Unpack[PageOptions],
 ) -> Ingestion:
-    """Do as `aingest` does, without an event loop."""
-    return run(aingest(store, model, paths, options, on_page, **page_options))
+    """Blocking version of `aingest`; `on_page` is called in this thread, unless it already runs an event loop."""
+    return run_in_own_loop(aingest(store, model, paths, options, on_page, **page_options))
 
 
 async def aingest(
@@ -104,7 +104,7 @@ async def aingest(
         model: that reads.
         paths: files, and folders with all below them.
         options: how.
-        on_page: called for each page in order.
+        on_page: called for each page in order, on the event loop of the caller, which it must not block for long.
         **page_options: of `load_pages`, such as `dpi` and `max_pages`.
 
     Raises:
@@ -121,8 +121,7 @@ async def aingest(
         async for page in pages:
             _count(outcome, page)
             on_page(page)
-    outcome.forgotten = tuple(_gone(store.sources(), roots, found.files))
-    store.forget(outcome.forgotten)
+    outcome.forgotten = await asyncio.to_thread(_forget_gone, store, roots, found.files)
     return outcome
 
 
@@ -136,6 +135,12 @@ def _count(outcome: Ingestion, page: IngestedPage) -> None:
 def _absolute(path: str | os.PathLike[str]) -> Path:
     """Write a path so that it is the same from whatever folder it was named; there is no need for it to exist."""
     return Path(os.path.normpath(Path(path).absolute()))
+
+
+def _forget_gone(store: PageStore, roots: Sequence[Path], found: Sequence[Path]) -> tuple[str, ...]:
+    gone = tuple(_gone(store.sources(), roots, found))
+    store.forget(gone)
+    return gone
 
 
 def _gone(known: Sequence[str], roots: Sequence[Path], found: Sequence[Path]) -> Iterator[str]:

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Coroutine, Generator, Iterable, Mapp
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
-from glm4v_core.engines.loop import iterate
+from glm4v_core.engines.own_loop import iterate_in_own_loop
 from glm4v_core.errors import Glm4vError, is_of_one_page
 from glm4v_core.families import Family
 from glm4v_core.ordered import IN_FLIGHT, in_order
@@ -174,8 +174,8 @@ class Workflow:
     def stream(
         self, model: Answering, pages: Iterable[Page | PageFailure], *, concurrency: int = IN_FLIGHT
     ) -> Generator[Outcome]:
-        """Do as `astream` does, without an event loop."""
-        return iterate(self.astream(model, pages, concurrency=concurrency))
+        """Blocking version of `astream`; the steps run in a thread and an event loop of their own."""
+        return iterate_in_own_loop(self.astream(model, pages, concurrency=concurrency))
 
     async def _ask(self, model: Answering, page: Page) -> tuple[DocumentResult, Glm4vError | None]:
         """Gather what the steps found, with the error of the first that failed; without the first none is asked."""

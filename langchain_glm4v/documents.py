@@ -28,9 +28,9 @@ from glm4v_core import (
     answer_facts,
     check_on_error,
     find_scans,
+    iterate_in_own_loop,
     load_pages,
     open_pages,
-    pull,
     read_texts,
     tasks,
 )
@@ -109,7 +109,7 @@ class GLM4VBlobParser(BaseBlobParser):
 
     def lazy_parse_all(self, blobs: Iterable[Blob]) -> Iterator[Document]:
         """Read the pages of all blobs, each opened when its first page has its turn."""
-        return pull(self.alazy_parse_all(blobs))
+        return iterate_in_own_loop(self.alazy_parse_all(blobs))
 
     async def alazy_parse_all(self, blobs: Iterable[Blob]) -> AsyncGenerator[Document]:
         """Do as `lazy_parse_all` does."""

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from llama_index.core.readers.base import BasePydanticReader
 from llama_index.core.schema import Document, ImageDocument, MediaResource
 
-from glm4v_core import Facts, Page, PageText, Paths, UnreadPage, find_scans, open_pages, pull, read_texts
+from glm4v_core import Facts, Page, PageText, Paths, UnreadPage, find_scans, iterate_in_own_loop, open_pages, read_texts
 from glm4v_core.errors import InputError
 from llamaindex_glm4v._reading import PageReading, Read, ask_with, hide
 
@@ -65,7 +65,7 @@ class GLM4VReader(PageReading, BasePydanticReader):
             extra_info: metadata for every document.
             fs: opens `file`, which is then one file, and no folder.
         """
-        return pull(self._documents(file, extra_info, fs))
+        return iterate_in_own_loop(self._documents(file, extra_info, fs))
 
     async def alazy_load_data(  # type: ignore[override]  # the base class cannot be lazy without blocking
         self, file: Paths, extra_info: Mapping[str, Any] | None = None, fs: FileSystem | None = None

@@ -14,7 +14,18 @@ from llama_index.core.ingestion import IngestionCache
 from llama_index.core.schema import BaseNode, ImageNode, Node, TextNode, TransformComponent
 from pydantic import Field
 
-from glm4v_core import Facts, Image, ModelSettings, Page, PageText, Step, UnreadPage, load_page, pull, read_texts
+from glm4v_core import (
+    Facts,
+    Image,
+    ModelSettings,
+    Page,
+    PageText,
+    Step,
+    UnreadPage,
+    load_page,
+    read_texts,
+    run_in_own_loop,
+)
 from glm4v_core.errors import InputError
 from llamaindex_glm4v._convert import to_source
 from llamaindex_glm4v._reading import PageReading, Read, ask_with, hide
@@ -69,7 +80,7 @@ class GLM4VOCRTransform(PageReading, TransformComponent):
 
     def __call__(self, nodes: Sequence[BaseNode], **kwargs: Any) -> Sequence[BaseNode]:
         """Return the nodes with text."""
-        return list(pull(self._read(nodes)))
+        return run_in_own_loop(self.acall(nodes))
 
     async def acall(self, nodes: Sequence[BaseNode], **kwargs: Any) -> Sequence[BaseNode]:
         """Do as calling does."""

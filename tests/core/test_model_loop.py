@@ -9,12 +9,12 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from glm4v_core.engines.loop import engine_loop, pull, run
+from glm4v_core.engines.loop import engine_loop, run
 from glm4v_core.engines.scripted import ScriptedEngine
 from glm4v_core.errors import EngineDeadError, UnsupportedError
 from glm4v_core.model import Glm4v
@@ -128,41 +128,6 @@ def test_a_stream_ends_with_its_event_loop() -> None:
     wait_until(lambda: engine.cancelled)
 
 
-def test_a_pulled_generator_makes_nothing_that_is_not_asked_for() -> None:
-    made: list[int] = []
-    closed: list[bool] = []
-
-    async def numbers() -> AsyncGenerator[int, None]:
-        try:
-            for number in range(5):
-                made.append(number)
-                yield number
-        finally:
-            closed.append(asyncio.get_running_loop() is engine_loop())
-
-    pulled = pull(numbers())
-    assert made == []
-    for number in range(3):
-        assert next(pulled) == number
-        for _ in range(10):
-            run(asyncio.sleep(0))
-        assert made == list(range(number + 1))
-    pulled.close()
-    assert (made, closed) == ([0, 1, 2], [True])
-    assert list(pull(numbers())) == [0, 1, 2, 3, 4]
-
-
-def test_a_pulled_generator_passes_its_error_on() -> None:
-    async def failing() -> AsyncGenerator[int, None]:
-        yield 1
-        raise OSError("disk gone")
-
-    pulled = pull(failing())
-    assert next(pulled) == 1
-    with pytest.raises(OSError, match="disk gone"):
-        next(pulled)
-
-
 # Python itself complains about a generator whose loop was closed before it.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_loop_that_is_gone_does_not_hurt_the_engine() -> None:
@@ -203,6 +168,15 @@ def run_script(script: str) -> str:
 
 def test_a_process_may_end_in_the_middle_of_an_answer() -> None:
     assert run_script("stream = model.stream(asked)\nprint(next(stream).text)") == "a\n"
+
+
+def test_a_process_may_end_in_the_middle_of_an_iteration_in_a_loop_of_its_own() -> None:
+    script = (
+        "from glm4v_core.engines.own_loop import iterate_in_own_loop\n"
+        "stream = iterate_in_own_loop(model.astream(asked))\n"
+        "print(next(stream).text)"
+    )
+    assert run_script(script) == "a\n"
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
