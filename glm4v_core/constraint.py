@@ -7,6 +7,7 @@ thought is over, or the whole turn, for engines that apply a grammar from the fi
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,9 +15,9 @@ from typing import Any, assert_never
 
 from glm4v_core.dialects import BOX_TAGS, TOOL_TAGS, Dialect
 from glm4v_core.errors import ConstraintError, InvalidOutputError
-from glm4v_core.parsing import Phase
-from glm4v_core.schemas import check_json, check_schema
-from glm4v_core.tool_calls import CALL_END, CALL_START
+from glm4v_core.parsing import TURN_TOKENS, Phase
+from glm4v_core.schemas import check_json, resolve_schema
+from glm4v_core.tool_calls import CALL_END, CALL_START, NAME, ToolArguments
 from glm4v_core.types import Choices, Constraint, JsonSchema, Regex, Request, Tool
 
 MAX_CALLS = 16
@@ -32,6 +33,10 @@ _JSON_OPTIONS = {
 }
 _NEWLINE = '"\\n"?'
 _BOX_TAG = f"({' | '.join(BOX_TAGS)})"
+_ANY_KEY = "/[^<\\s]([^<\\n]*[^<\\s])?/"
+_VALUE_END = "</arg_value>"
+# Text that would end a bare value, or the whole call, for the reader.
+_NOT_IN_A_VALUE = ("<arg_value>", _VALUE_END, CALL_START, CALL_END, *TURN_TOKENS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +56,7 @@ def check_constraint(request: Request) -> None:
     _check_tool_choice(request)
     match request.constraint:
         case JsonSchema(schema):
-            check_schema(schema, "The answer's schema")
+            resolve_schema(schema, "The answer's schema")
         case Choices(options):
             _check_choices(options)
         case Regex(pattern):
@@ -125,14 +130,15 @@ class _Lark:
     def tag(self, tag: str) -> str:
         return _quoted(tag) if tag in self._plain else tag
 
-    def raw_value(self) -> str:
-        """Match any text up to the tag that ends a value, and that tag; the text may not even spell it."""
-        name, end = f"text_{len(self.lines)}", "</arg_value>"
-        spelled = _slashed(end)
-        if end in self._plain:
-            return self.rule(f"{name}[lazy]", f"/(?s:.*){spelled}/")
-        text = self.rule(name.upper(), f"/(?s:.*)/ & ~/(?s:.*){spelled}(?s:.*)/")
-        return self.rule(name, f"{text} {end}")
+    def bare_text(self) -> str:
+        """Match any text that the reader takes for one value, and the tag behind it."""
+        excluded = "|".join(map(re.escape, _NOT_IN_A_VALUE))
+        if _VALUE_END in self._plain:
+            others = "|".join(re.escape(tag) for tag in _NOT_IN_A_VALUE if tag != _VALUE_END)
+            text = self.rule("BARE_VALUE", f"/(?s:.*){_slashed(_VALUE_END)}/ & ~/(?s:.*)({_slashed(others)})(?s:.*)/")
+            return self.rule("bare_value[lazy]", text)
+        text = self.rule("BARE_VALUE", f"/(?s:.*)/ & ~/(?s:.*)({_slashed(excluded)})(?s:.*)/")
+        return self.rule("bare_value", f"{text} {_VALUE_END}")
 
     def free_text(self) -> str:
         """Match an answer in words: any text that opens no call, and the tags around boxes."""
@@ -180,7 +186,8 @@ def _answer(lark: _Lark, request: Request) -> str | None:
 def _final(constraint: Constraint) -> str:
     match constraint:
         case JsonSchema(schema):
-            return _json(schema)
+            resolved = resolve_schema(schema)
+            return _json(resolved.document(resolved.root))
         case Choices(options):
             return " | ".join(map(_quoted, options))
         case Regex(pattern):
@@ -200,67 +207,44 @@ def _calls(lark: _Lark, request: Request, *, after_text: bool = False) -> str:
 
 def _call(lark: _Lark, tool: Tool) -> str:
     """Match a call behind its opening tag."""
-    parameters = tool.parameters
-    required = parameters.get("required", ())
+    known = ToolArguments(tool)
     arguments = [
-        _argument(lark, _quoted(key), schema, parameters) + ("" if key in required else "?")
-        for key, schema in parameters.get("properties", {}).items()
+        _argument(lark, _key(key), known, part) + ("" if key in known.required else "?")
+        for key, part in known.named.items()
+        if key in known.required or known.schema.kinds(part)  # else there is no value to write
     ]
-    extra = parameters.get("additionalProperties", False)
-    if extra is not False:
-        arguments.append(_argument(lark, "/[^<\\n]+/", extra, parameters) + f"{{0,{MAX_CALLS}}}")
+    if known.further is not None and known.schema.kinds(known.further):
+        arguments.append(_argument(lark, _ANY_KEY, known, known.further) + f"{{0,{MAX_CALLS}}}")
     return lark.rule(
         f"call_{len(lark.lines)}", f"{_quoted(tool.name)} {_NEWLINE} {' '.join(arguments)} {lark.tag(CALL_END)}"
     )
 
 
-def _argument(lark: _Lark, key: str, schema: Any, root: Mapping[str, Any]) -> str:
-    """Match one key with its value: strings stand raw between the tags, everything else is JSON."""
-    schema = schema if isinstance(schema, Mapping) else {}
-    literals = _literals(_resolved(schema, root))
-    closing = lark.tag("</arg_value>")
+def _argument(lark: _Lark, key: str, known: ToolArguments, part: Any) -> str:
+    """Match one key and its value: a string is written bare between the tags, everything else as JSON."""
+    literals = known.schema.literals(part)
     if literals:
-        value = f"({' | '.join(map(_quoted, literals))}) {closing}"
-    elif _takes_text(schema, root):
-        value = lark.raw_value()
+        value = f"({' | '.join(map(_literal, literals))}) {lark.tag(_VALUE_END)}"
+    elif "string" in known.schema.kinds(part):
+        value = lark.bare_text()
     else:
-        definitions = {name: root[name] for name in ("$defs", "definitions") if name in root}
-        value = f"{_json({**definitions, **schema})} {closing}"
+        value = f"{_json(known.schema.document(part))} {lark.tag(_VALUE_END)}"
     key_span = f"{lark.tag('<arg_key>')} {key} {lark.tag('</arg_key>')}"
     return lark.rule(
         f"argument_{len(lark.lines)}", f"{key_span} {_NEWLINE} {lark.tag('<arg_value>')} {value} {_NEWLINE}"
     )
 
 
-def _takes_text(schema: Mapping[str, Any], root: Mapping[str, Any], seen: frozenset[str] = frozenset()) -> bool:
-    """Tell whether a value under `schema` may be a string, so that it is written without quotes."""
-    reference = schema.get("$ref")
-    if isinstance(reference, str):
-        return reference not in seen and _takes_text(_resolved(schema, root), root, seen | {reference})
-    values = [schema["const"]] if "const" in schema else schema.get("enum")
-    if values is not None:
-        return any(isinstance(value, str) for value in values)
-    for keyword in ("anyOf", "oneOf", "allOf"):
-        if keyword in schema:
-            return any(_takes_text(part, root, seen) for part in schema[keyword] if isinstance(part, Mapping))
-    kind = schema.get("type", "string")
-    return "string" in (kind if isinstance(kind, list) else [kind])
+def _key(text: str) -> str:
+    if "<" in text or text != text.strip():
+        raise ConstraintError(f"A tool call cannot hold an argument named {text!r}.", hint="Use letters, digits and _.")
+    return _quoted(text)
 
 
-def _resolved(schema: Mapping[str, Any], root: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Follow one local reference; an unknown one resolves to itself, for the compiler to refuse."""
-    reference = schema.get("$ref")
-    if not isinstance(reference, str):
-        return schema
-    found: Any = root
-    for name in reference.removeprefix("#").strip("/").split("/"):
-        found = found.get(name.replace("~1", "/").replace("~0", "~")) if isinstance(found, Mapping) else None
-    return found if isinstance(found, Mapping) else {"type": "null"}
-
-
-def _literals(schema: Mapping[str, Any]) -> list[str] | None:
-    values = [schema["const"]] if "const" in schema else schema.get("enum")
-    return values if values and all(isinstance(value, str) for value in values) else None
+def _literal(text: str) -> str:
+    if any(tag in text for tag in _NOT_IN_A_VALUE):
+        raise ConstraintError(f"A tool call cannot hold the value {text!r}.", hint="Leave tags out of constants.")
+    return _quoted(text)
 
 
 def _json(schema: Mapping[str, Any]) -> str:
@@ -290,9 +274,9 @@ def _checked(text: str) -> Grammar:
 def _check_tools(tools: Sequence[Tool]) -> None:
     names = [tool.name for tool in tools]
     for tool in tools:
-        if not tool.name or any(mark in tool.name for mark in "<>\n"):
+        if not NAME.fullmatch(tool.name):
             raise ConstraintError(f"{tool.name!r} cannot be a tool's name.", hint="Use letters, digits, - and _.")
-        check_schema(tool.parameters, f"The schema of tool {tool.name!r}")
+        resolve_schema(tool.parameters, f"The schema of tool {tool.name!r}")
     if len(set(names)) < len(names):
         raise ConstraintError(f"Two tools have the same name: {names}.", hint="Give every tool a name of its own.")
 

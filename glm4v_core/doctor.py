@@ -17,7 +17,7 @@ from glm4v_core.families import FAMILIES, EngineName, Family
 from glm4v_core.tiny import checkpoint_path
 
 EXTRAS: Mapping[str, Sequence[str]] = {
-    "": ("glm4v", "pydantic", "pillow", "jsonschema"),
+    "": ("glm4v", "pydantic", "pillow", "jsonschema", "referencing"),
     "hf": ("torch", "transformers", "safetensors", "llguidance", "jinja2", "numpy"),
     "vllm": ("vllm",),
     "server": ("openai",),

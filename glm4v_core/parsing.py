@@ -24,6 +24,7 @@ from glm4v_core.tool_calls import CALL_END, CALL_START, read_call
 from glm4v_core.types import Tool, ToolCall
 
 __all__ = [
+    "TURN_TOKENS",
     "AnswerText",
     "CallMade",
     "Event",
@@ -39,7 +40,8 @@ __all__ = [
 Phase = Literal["free", "thinking", "answer"]
 """Where the output starts: before everything, inside a thought, or after it."""
 
-_TURN_TOKENS = (*ROLE_TOKENS, "<|endoftext|>")
+TURN_TOKENS = (*ROLE_TOKENS, "<|endoftext|>")
+"""Tokens that end a call wherever they come."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +101,8 @@ class Splitter:
         self._tools = tuple(tools)
         self._state: Literal["thinking", "answer", "call"] = "thinking" if phase == "thinking" else "answer"
         self._actions = self._actions_of(dialect)
-        self._tags = _Tags((*_TURN_TOKENS, *BOX_TAGS, *self._actions))
-        self._call_tags = _Tags((*_TURN_TOKENS, CALL_START, CALL_END))
+        self._tags = _Tags((*TURN_TOKENS, *BOX_TAGS, *self._actions))
+        self._call_tags = _Tags((*TURN_TOKENS, CALL_START, CALL_END))
         self._untagged = phase == "free"
         self._waiting = ""  # text whose meaning is open: it may be the beginning of a tag
         self._space = ""  # white space, given out only before more text of the same kind
@@ -184,7 +186,7 @@ class Splitter:
             self._untagged = False
         elif tag in BOX_TAGS and self._state == "answer":
             self._boxed.append(tag)
-        elif tag in _TURN_TOKENS and self._state == "call":
+        elif tag in TURN_TOKENS and self._state == "call":
             self._end_call(closed=False)
 
     def _open_thought(self) -> None:

@@ -1,26 +1,117 @@
-"""JSON schemas from callers, and JSON from models: both are checked before anybody relies on them."""
+"""JSON schemas from callers, and JSON from models: both are checked before anything relies on them.
+
+References are resolved once, here. The grammar that a model writes by and the reader of what it wrote both work on the
+result, so they cannot disagree about a schema.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from graphlib import CycleError, TopologicalSorter
+from typing import Any, Literal
 
 from glm4v_core.errors import ConstraintError, InvalidOutputError
+from glm4v_core.references import REFERENCE, SchemaError, check_keywords, resolve_references
 
 MAX_SCHEMA_CHARACTERS = 200_000
 MAX_SCHEMA_DEPTH = 60
 CACHED_SCHEMAS = 128
 
+Kind = Literal["null", "boolean", "integer", "number", "string", "array", "object"]
+"""A JSON type; unlike in JSON schema, "number" leaves out the integers, so that no value has two kinds."""
+KINDS: frozenset[Kind] = frozenset({"null", "boolean", "integer", "number", "string", "array", "object"})
 
-def check_schema(schema: Mapping[str, Any], what: str) -> None:
-    """Refuse what is no JSON schema, too large, or refers to something outside itself.
 
-    `what` names the schema in the error.
+class ResolvedSchema:
+    """A JSON schema in which every reference reads `#/$defs/<number>`.
+
+    A part of it is `root`, or any schema below it.
+
+    Attributes:
+        root: the schema itself.
+    """
+
+    def __init__(self, root: Mapping[str, Any], definitions: Mapping[str, Any]) -> None:
+        """Raise CycleError where a reference leads to itself before it leads to a part of the value."""
+        self.root = root
+        self._definitions = definitions
+        self._kinds: dict[str, frozenset[Kind]] = {}
+        self._chain: dict[str, int] = {}
+        needs = {name: set(_references_in_place(part)) for name, part in definitions.items()}
+        for name in TopologicalSorter(needs).static_order():
+            self._kinds[name] = self.kinds(definitions[name])
+            self._chain[name] = 1 + max((self._chain[needed] for needed in needs[name]), default=0)
+
+    @property
+    def longest_chain(self) -> int:
+        """Count the references that must be followed, at most, to read one level of a value."""
+        return max(self._chain.values(), default=0)
+
+    def follow(self, part: Any) -> Any:
+        """Return what a part refers to in the end, or the part itself."""
+        while isinstance(part, Mapping) and "$ref" in part:
+            part = self._definitions[_name(part)]
+        return part
+
+    def kinds(self, part: Any) -> frozenset[Kind]:
+        """Tell which kinds of value a part allows, as far as its types, constants and combinations say."""
+        if not isinstance(part, Mapping):
+            return KINDS if part else frozenset()
+        allowed = KINDS
+        if "$ref" in part:
+            allowed &= self._kinds[_name(part)]
+        if "type" in part:
+            allowed &= _declared(part["type"])
+        constants = _constants(part)
+        if constants is not None:
+            allowed &= frozenset(kind_of(value) for value in constants)
+        for each in part.get("allOf", ()):
+            allowed &= self.kinds(each)
+        for keyword in ("anyOf", "oneOf"):
+            if keyword in part:
+                allowed &= frozenset().union(*map(self.kinds, part[keyword]))
+        return allowed
+
+    def literals(self, part: Any) -> list[str] | None:
+        """List the strings that a part allows where it allows nothing else and names them one by one."""
+        constants, kinds = _constants(self.follow(part)), self.kinds(part)
+        if constants is None or kinds != {"string"}:
+            return None
+        return [value for value in constants if isinstance(value, str)]
+
+    def document(self, part: Any) -> dict[str, Any]:
+        """Write a part as a schema of its own."""
+        base = {"$schema": self.root["$schema"]} if "$schema" in self.root else {}
+        definitions = {"$defs": self._definitions} if self._definitions else {}
+        return {**base, **definitions, **(part if isinstance(part, Mapping) else {} if part else {"not": {}})}
+
+    def problem(self, part: Any, value: Any) -> str | None:
+        """Say why a part does not allow a value; None when it does."""
+        import jsonschema
+        import referencing
+
+        document = self.document(part)
+        kind = jsonschema.validators.validator_for(document, jsonschema.Draft202012Validator)
+        # An empty registry, because the default one fetches remote references.
+        errors = kind(document, registry=referencing.Registry()).iter_errors(value)
+        try:
+            found = jsonschema.exceptions.best_match(errors)
+        except RecursionError:
+            return "it is nested too deeply"
+        return None if found is None else f"{found.message} (at {found.json_path})"
+
+
+def resolve_schema(schema: Mapping[str, Any], what: str = "The schema") -> ResolvedSchema:
+    """Check a schema and resolve its references.
+
+    Args:
+        schema: stays as it is.
+        what: names the schema in the error.
 
     Raises:
-        ConstraintError: says what is wrong and where.
+        ConstraintError: it is not a JSON schema, is too large, or refers to something that is not in it.
     """
     try:
         text = json.dumps(schema, ensure_ascii=False)
@@ -28,34 +119,58 @@ def check_schema(schema: Mapping[str, Any], what: str) -> None:
         raise ConstraintError(f"{what} is not JSON: {error}.", hint="Pass a JSON schema as a dict.") from error
     if len(text) > MAX_SCHEMA_CHARACTERS:
         raise ConstraintError(f"{what} has {len(text)} characters, over the cap of {MAX_SCHEMA_CHARACTERS}.")
-    problem = _schema_problem(text)
-    if problem:
-        raise ConstraintError(f"{what} {problem}")
+    found = _resolved(text)
+    if isinstance(found, str):
+        raise ConstraintError(f"{what} {found}")
+    return found
 
 
 def check_json(text: str, schema: Mapping[str, Any]) -> None:
-    """Check a model's answer against a schema that `check_schema` has passed.
+    """Check a model's answer against a schema.
 
     Raises:
-        InvalidOutputError: not JSON, or not what the schema describes.
-        ConstraintError: the schema's references lead nowhere, or in a circle.
+        InvalidOutputError: it is not JSON, or does not match the schema.
+        ConstraintError: the schema itself is wrong.
     """
-    import jsonschema
-    import referencing
-
+    resolved = resolve_schema(schema)
     try:
-        value = json.loads(text, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
+        value = read_json(text)
+    except ValueError as error:
         raise InvalidOutputError(f"The answer is not JSON: {error}. It begins {text[:200]!r}.") from error
-    kind = jsonschema.validators.validator_for(schema, jsonschema.Draft202012Validator)
-    # An empty registry, because the default one fetches remote references.
-    validator = kind(schema, registry=referencing.Registry())
-    try:
-        problem = jsonschema.exceptions.best_match(validator.iter_errors(value))
-    except (referencing.exceptions.Unresolvable, RecursionError) as error:
-        raise ConstraintError(f"A reference in the schema leads nowhere: {error}.") from error
+    problem = resolved.problem(resolved.root, value)
     if problem is not None:
-        raise InvalidOutputError(f"The answer does not fit its schema: {problem.message} (at {problem.json_path}).")
+        raise InvalidOutputError(f"The answer does not match its schema: {problem}.")
+
+
+def read_json(text: str) -> Any:
+    """Read JSON by the letter of its standard, which has no NaN.
+
+    Raises:
+        ValueError: it is not JSON.
+    """
+    try:
+        return json.loads(text, parse_constant=_refuse_constant)
+    except RecursionError as error:  # a model that repeats itself writes endless brackets
+        raise ValueError("it is nested too deeply") from error
+
+
+def kind_of(value: Any) -> Kind:
+    """Return the kind of a decoded JSON value."""
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "boolean"
+        case int():
+            return "integer"
+        case float():
+            return "integer" if value.is_integer() else "number"
+        case str():
+            return "string"
+        case list():
+            return "array"
+        case _:
+            return "object"
 
 
 def closed_schema(schema: Mapping[str, Any], *, all_required: bool = False) -> dict[str, Any]:
@@ -89,30 +204,57 @@ def _closed_part(key: str, value: Any, all_required: bool) -> Any:
 
 
 def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is no JSON number")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 @lru_cache(maxsize=CACHED_SCHEMAS)
-def _schema_problem(text: str) -> str | None:
-    import jsonschema
-
+def _resolved(text: str) -> ResolvedSchema | str:
+    """Return the resolved schema, or what is wrong with it."""
     schema = json.loads(text)
     if not isinstance(schema, dict):
         return "is not a JSON object."
     if _depth(schema) > MAX_SCHEMA_DEPTH:
         return f"is nested deeper than the cap of {MAX_SCHEMA_DEPTH}."
-    remote = _remote_reference(schema)
-    if remote is not None:
-        return f"refers to {remote!r}; only references inside the schema are followed."
     try:
-        jsonschema.validators.validator_for(schema, jsonschema.Draft202012Validator).check_schema(schema)
-    except jsonschema.SchemaError as error:
-        return f"is not a valid JSON schema: {error.message} (at {error.json_path})."
-    return None
+        check_keywords(schema)
+        resolved = ResolvedSchema(*resolve_references(schema))
+    except SchemaError as error:
+        return str(error)
+    except CycleError:
+        return "has a reference that leads back to itself."
+    if resolved.longest_chain > MAX_SCHEMA_DEPTH:
+        return f"chains more references than the cap of {MAX_SCHEMA_DEPTH}."
+    return resolved
 
 
-def _children(value: Any) -> Sequence[Any]:
-    return list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else ()
+def _references_in_place(part: Any) -> Iterator[str]:
+    """Yield the definitions that must be known to check a value, as opposed to the values inside it."""
+    if not isinstance(part, Mapping):
+        return
+    if "$ref" in part:
+        yield _name(part)
+    for keyword in ("allOf", "anyOf", "oneOf"):
+        for each in part.get(keyword, ()):
+            yield from _references_in_place(each)
+    for keyword in ("not", "if", "then", "else"):
+        yield from _references_in_place(part.get(keyword))
+    for each in part.get("dependentSchemas", {}).values():
+        yield from _references_in_place(each)
+
+
+def _name(part: Mapping[str, Any]) -> str:
+    return str(part["$ref"]).removeprefix(REFERENCE)
+
+
+def _declared(types: str | Iterable[str]) -> frozenset[Kind]:
+    names = {types} if isinstance(types, str) else set(types)
+    return frozenset(kind for kind in KINDS if kind in names or (kind == "integer" and "number" in names))
+
+
+def _constants(part: Any) -> Sequence[Any] | None:
+    if not isinstance(part, Mapping):
+        return None
+    return [part["const"]] if "const" in part else part.get("enum")
 
 
 def _depth(value: Any) -> int:
@@ -123,9 +265,5 @@ def _depth(value: Any) -> int:
     return depth
 
 
-def _remote_reference(value: Any) -> str | None:
-    if isinstance(value, dict):
-        reference = value.get("$ref")
-        if isinstance(reference, str) and not reference.startswith("#"):
-            return reference
-    return next((found for child in _children(value) if (found := _remote_reference(child)) is not None), None)
+def _children(value: Any) -> Sequence[Any]:
+    return list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else ()

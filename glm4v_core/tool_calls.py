@@ -8,11 +8,13 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from glm4v_core.schemas import read_json, resolve_schema
 from glm4v_core.types import Tool, ToolCall
 
 CALL_START, CALL_END = "<tool_call>", "</tool_call>"
 _ARGUMENT = re.compile(r"\s*<arg_key>([^<]*)</arg_key>\s*<arg_value>(.*?)</arg_value>\s*", re.DOTALL)
-_NAME = re.compile(r"[^\s<>{}\"]+")
+NAME = re.compile(r"[^\s<>{}\"]+")
+"""What the name of a tool may look like, so that a call of it can be read."""
 _SPELLED: Mapping[str, Any] = {"True": True, "False": False, "None": None}
 
 _TOOLS_TEXT = """# Tools
@@ -69,15 +71,14 @@ def read_call(body: str, *, closed: bool, tools: Sequence[Tool]) -> ToolCall:
 
 
 def _read_arguments(name: str, text: str, tools: Sequence[Tool]) -> dict[str, Any]:
-    if not _NAME.fullmatch(name):
+    if not NAME.fullmatch(name):
         raise ValueError(f"The call does not begin with a tool's name but with {name!r}.")
-    schema = next((tool.parameters for tool in tools if tool.name == name), {})
-    properties = schema.get("properties") or {}
+    known = next((ToolArguments(tool) for tool in tools if tool.name == name), None)
     arguments: dict[str, Any] = {}
     for key, value in _pairs(text):
         if key in arguments:
             raise ValueError(f"The argument {key!r} is given twice.")
-        arguments[key] = decode_value(value, properties.get(key), schema)
+        arguments[key] = _decode_json(value) if known is None else known.decode(key, value)
     return arguments
 
 
@@ -92,80 +93,54 @@ def _pairs(text: str) -> Iterator[tuple[str, str]]:
         raise ValueError(f"This part of the call is not a key and a value: {text[position:].strip()!r}.")
 
 
-def decode_value(text: str, schema: Any, root: Mapping[str, Any]) -> Any:
-    """Decode one argument: a string where the schema wants one, else JSON where the text is JSON, else the text.
+class ToolArguments:
+    """The arguments of one tool: what a model may write, and how it is read.
 
-    Args:
-        text: what stood between the value tags.
-        schema: JSON schema of this argument; None when it is unknown.
-        root: the schema that holds `$defs`.
+    Attributes:
+        schema: resolves the references in the schemas below.
+        named: argument name to schema.
+        required: names of arguments that every call must have.
+        further: schema of any other argument; False allows none, None says nothing about it.
     """
-    wanted = _types(schema, root)
-    if wanted == {"string"}:
-        return text
-    try:
-        value = _read_json(text)
-    except ValueError:
-        return text
-    if "integer" in wanted and isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if "string" in wanted and not wanted & _types_of(value):
-        return text
-    return value
+
+    def __init__(self, tool: Tool) -> None:
+        self.schema = resolve_schema(tool.parameters, f"The schema of tool {tool.name!r}")
+        self.named: dict[str, Any] = {}
+        self.required: set[str] = set()
+        self.further: Any = None
+        self._add(self.schema.root)
+
+    def decode(self, key: str, text: str) -> Any:
+        """Decode one argument: a string where the schema wants one, else JSON where the text is JSON, else the text."""
+        part = self.named.get(key, True if self.further is None else self.further)
+        kinds = self.schema.kinds(part)
+        if kinds == {"string"}:
+            return text
+        value = _decode_json(text)
+        if "string" in kinds and self.schema.problem(part, value) is not None:
+            return text
+        whole = "integer" in kinds and "number" not in kinds and isinstance(value, float) and value.is_integer()
+        return int(value) if whole else value
+
+    def _add(self, part: Any) -> None:
+        """Collect what a schema of an object says, and the schemas that it is put together from."""
+        part = part if isinstance(part, Mapping) else {}
+        for key, schema in part.get("properties", {}).items():
+            self.named[key] = {"allOf": [self.named[key], schema]} if key in self.named else schema
+        self.required.update(part.get("required", ()))
+        self.further = part.get("additionalProperties", self.further)
+        if "$ref" in part:
+            self._add(self.schema.follow(part))
+        for each in part.get("allOf", ()):
+            self._add(each)
 
 
-def _read_json(text: str) -> Any:
-    """Read JSON, or a Python constant; raise ValueError for anything else."""
+def _decode_json(text: str) -> Any:
+    """Read JSON, or a constant as Python spells it; anything else is the text itself."""
     stripped = text.strip()
     if stripped in _SPELLED:
         return _SPELLED[stripped]
     try:
-        return json.loads(stripped, parse_constant=_refuse_constant)
-    except RecursionError as reason:  # a model that repeats itself writes endless brackets
-        raise ValueError("nested too deeply") from reason
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is not JSON")
-
-
-def _types(schema: Any, root: Mapping[str, Any], seen: tuple[str, ...] = ()) -> set[str]:
-    """Name the JSON types that a schema allows; empty means unknown."""
-    if not isinstance(schema, Mapping):
-        return set()
-    reference = schema.get("$ref")
-    if isinstance(reference, str) and reference not in seen:
-        return _types(_resolve(reference, root), root, (*seen, reference))
-    declared = schema.get("type")
-    if declared is not None:
-        return {declared} if isinstance(declared, str) else set(declared)
-    options = schema.get("enum") or ([schema["const"]] if "const" in schema else [])
-    types = set().union(*(_types_of(option) for option in options))
-    for keyword in ("anyOf", "oneOf", "allOf"):
-        types.update(*(_types(part, root, seen) for part in schema.get(keyword) or ()))
-    return types
-
-
-def _resolve(reference: str, root: Mapping[str, Any]) -> Any:
-    schema: Any = root
-    for step in reference.removeprefix("#").strip("/").split("/"):
-        schema = schema.get(step) if isinstance(schema, Mapping) else None
-    return schema
-
-
-def _types_of(value: Any) -> set[str]:
-    match value:
-        case None:
-            return {"null"}
-        case bool():
-            return {"boolean"}
-        case int():
-            return {"integer", "number"}
-        case float():
-            return {"number"}
-        case str():
-            return {"string"}
-        case list():
-            return {"array"}
-        case _:
-            return {"object"}
+        return read_json(stripped)
+    except ValueError:
+        return text

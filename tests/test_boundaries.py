@@ -31,7 +31,7 @@ LAYERS = tuple(
         image_limits image_source image_decode image_pixels images
         types
         task_prompts tiny dialects families
-        pages control_text conversation prompt boxes tool_calls parsing schemas constraint
+        pages control_text conversation prompt boxes tool_calls parsing references schemas constraint
         engines
         answer defaults model
         ordered tasks workflow
@@ -44,7 +44,7 @@ LAYERS = tuple(
 )
 ENGINES = frozenset({"engines.transformers", "engines.vllm", "engines.server", "engines.scripted"})
 HEAVY = {"torch", "torchvision", "transformers", "tokenizers", "safetensors", "numpy", "vllm", "openai", "pypdfium2"}
-HEAVY |= {"llguidance", "jinja2", "jsonschema", "jiwer", "typer", "rich", "httpx", "yaml", "langgraph"}
+HEAVY |= {"llguidance", "jinja2", "jsonschema", "referencing", "jiwer", "typer", "rich", "httpx", "yaml", "langgraph"}
 WIDELY_NAMED = {"util", "utils", "helper", "helpers", "common", "misc", "base", "manager"}
 
 

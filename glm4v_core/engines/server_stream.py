@@ -14,7 +14,7 @@ from typing import Any
 from glm4v_core.dialects import THINK_TAGS
 from glm4v_core.engines.server_client import Served
 from glm4v_core.errors import ServerError
-from glm4v_core.tool_calls import CALL_END, CALL_START, decode_value, write_call
+from glm4v_core.tool_calls import CALL_END, CALL_START, ToolArguments, write_call
 from glm4v_core.types import FinishReason, Piece, Request, TokenLogprob, Tool, Usage
 
 FINISH_REASONS: dict[str, FinishReason] = {
@@ -124,18 +124,17 @@ def _written(call: _Call, tools: Sequence[Tool], *, closed: bool) -> str:
     except ValueError:
         arguments = None
     if isinstance(arguments, dict):
-        schema = next((tool.parameters for tool in tools if tool.name == call.name), {})
-        kinds = schema.get("properties") or {}
-        shown = {key: _shown(value, kinds.get(key), schema) for key, value in arguments.items()}
+        known = ToolArguments(next((tool for tool in tools if tool.name == call.name), Tool(call.name)))
+        shown = {key: _shown(key, value, known) for key, value in arguments.items()}
         text = write_call(call.name, shown)
     else:
         text = f"{CALL_START}{call.name}\n{call.arguments}{CALL_END}"
     return text if closed else text.removesuffix(CALL_END)
 
 
-def _shown(value: Any, schema: Any, root: Any) -> str:
-    """Write a value so that it is read back as what it is: a string without quotes only where that is no number."""
-    if isinstance(value, str) and decode_value(value, schema, root) == value:
+def _shown(key: str, value: Any, known: ToolArguments) -> str:
+    """Write a value so that it is read back unchanged: a string is bare where it cannot be taken for anything else."""
+    if isinstance(value, str) and known.decode(key, value) == value:
         return value
     return json.dumps(value, ensure_ascii=False)
 

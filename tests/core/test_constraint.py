@@ -236,6 +236,11 @@ def circular() -> dict[str, Any]:
     return schema
 
 
+def chained(length: int) -> dict[str, Any]:
+    links: dict[str, Any] = {str(number): {"$ref": f"#/$defs/{number + 1}"} for number in range(length - 1)}
+    return {"$ref": "#/$defs/0", "$defs": {**links, str(length - 1): {"type": "integer"}}}
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
@@ -244,7 +249,17 @@ def circular() -> dict[str, Any]:
         (request(JsonSchema(circular())), "is not JSON"),
         (request(JsonSchema(nested(MAX_SCHEMA_DEPTH))), "deeper"),
         (request(JsonSchema({"title": "x" * MAX_SCHEMA_CHARACTERS})), "characters"),
-        (request(JsonSchema({"items": [{"$ref": "http://example.org/x"}]})), "example.org"),
+        (request(JsonSchema({"items": {"$ref": "http://example.org/x"}})), "example.org"),
+        (request(JsonSchema({"$defs": {"unused": {"$ref": "http://example.org/x"}}})), "example.org"),
+        (request(JsonSchema({"$ref": "#/$defs/missing"})), "'#/\\$defs/missing', which it does not contain"),
+        (request(JsonSchema({"$ref": "#missing"})), "'#missing', which it does not contain"),
+        (request(JsonSchema({"$ref": "#/title/x", "title": "t"})), "does not contain"),
+        (request(JsonSchema({"$ref": "#/title", "title": "t"})), "not a valid JSON schema"),
+        (request(JsonSchema({"$ref": "#"})), "leads back to itself"),
+        (request(JsonSchema({"anyOf": [{"$ref": "#"}, {"type": "null"}]})), "leads back to itself"),
+        (request(JsonSchema(chained(MAX_SCHEMA_DEPTH + 1))), "chains more references"),
+        (request(JsonSchema({"$dynamicRef": "#a"})), "dynamicRef, which is not supported"),
+        (request(JsonSchema({"$schema": "http://json-schema.org/draft-03/schema#"})), "draft 3"),
         (request(JsonSchema({"pattern": r"\p{Han}"})), "regex"),
         (request(JsonSchema([])), "not a JSON object"),  # type: ignore[arg-type]
         (request(Choices(())), "empty"),
@@ -253,6 +268,7 @@ def circular() -> dict[str, Any]:
         (request(Regex("")), "empty"),
         (request(tools=(CLOCK, CLOCK)), "same name"),
         (request(tools=(Tool("a\nb"),)), "name"),
+        (request(tools=(Tool("a b"),)), "name"),
         (request(tools=(Tool("f", parameters={"type": 1}),)), "tool 'f'"),
         (request(tool_choice="required"), "no tools"),
         (request(tools=(CLOCK,), tool_choice="watch"), "watch"),
@@ -267,7 +283,7 @@ def test_wrong_constraints_are_refused_before_anything_runs(wrong: Request, mess
 
 @pytest.mark.parametrize(
     "constraint",
-    [Regex("(a"), Regex("a(?=b)"), JsonSchema({"not": {"type": "string"}}), JsonSchema({"$ref": "#/$defs/missing"})],
+    [Regex("(a"), Regex("a(?=b)"), JsonSchema({"not": {"type": "string"}})],
 )
 def test_what_the_compiler_cannot_do_is_refused_by_name(constraint: Constraint) -> None:
     with pytest.raises(ConstraintError, match="cannot be compiled"):
@@ -276,8 +292,15 @@ def test_what_the_compiler_cannot_do_is_refused_by_name(constraint: Constraint) 
 
 def test_a_reference_into_nothing_in_a_tool_is_refused() -> None:
     tool = Tool("f", parameters={"type": "object", "properties": {"v": {"$ref": "#/$defs/missing"}}})
-    with pytest.raises(ConstraintError, match="cannot be compiled"):
-        compile_grammar(request(tools=(tool,), tool_choice="f"), GLM46V)
+    with pytest.raises(ConstraintError, match="schema of tool 'f' refers to"):
+        check_constraint(request(tools=(tool,), tool_choice="f"))
+
+
+@pytest.mark.parametrize("length", [1, MAX_SCHEMA_DEPTH])
+def test_chains_of_references_are_followed(length: int) -> None:
+    text = grammar(GLM46V, request(JsonSchema(chained(length))))
+    assert accepts(GLM46V, text, "1")
+    assert not accepts(GLM46V, text, '"a"')
 
 
 @pytest.mark.parametrize(
@@ -305,5 +328,5 @@ def test_bad_answers_are_errors(constraint: Constraint, answer: str, message: st
 
 @pytest.mark.parametrize("reference", ["#", "#/$defs/missing"])
 def test_references_that_lead_nowhere_are_the_schemas_fault(reference: str) -> None:
-    with pytest.raises(ConstraintError, match="reference"):
+    with pytest.raises(ConstraintError, match="refer"):
         check_answer("1", JsonSchema({"$ref": reference}))

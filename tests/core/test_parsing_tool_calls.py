@@ -23,11 +23,9 @@ PROPERTIES: dict[str, Any] = {
     "colour": {"enum": ["1", "2"]},
     "level": {"enum": [1, 2.5, None, True, [], {}]},
     "fixed": {"const": "7"},
-    "lost": {"$ref": "#/$defs/Missing/deeper"},
-    "loop": {"$ref": "#/$defs/Loop"},
     "anything": True,
 }
-DEFINITIONS = {"Options": {"type": "object"}, "Loop": {"$ref": "#/$defs/Loop"}}
+DEFINITIONS = {"Options": {"type": "object"}}
 TOOL = Tool("f", "", {"type": "object", "properties": PROPERTIES, "$defs": DEFINITIONS})
 
 
@@ -72,8 +70,6 @@ def read_argument(key: str, text: str) -> Any:
         ("colour", "1", "1"),
         ("level", "1", 1),
         ("fixed", "7", "7"),
-        ("lost", "7", 7),
-        ("loop", "7", 7),
         ("anything", "[1]", [1]),
         ("unknown", '{"a": 1}', {"a": 1}),
         ("unknown", "007", "007"),
