@@ -18,7 +18,7 @@ from glm4v_core.tiny import checkpoint_path
 
 EXTRAS: Mapping[str, Sequence[str]] = {
     "": ("glm4v", "pydantic", "pillow", "jsonschema", "referencing"),
-    "hf": ("torch", "transformers", "safetensors", "llguidance", "jinja2", "numpy"),
+    "hf": ("torch", "transformers", "safetensors", "llguidance", "numpy"),
     "vllm": ("vllm",),
     "server": ("openai",),
     "documents": ("pypdfium2",),

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
-from datetime import datetime
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NoReturn
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from glm4v_core.conversation import Conversation
 from glm4v_core.dialects import Dialect
@@ -14,9 +12,6 @@ from glm4v_core.errors import MessageError, MissingDependencyError, UnsupportedE
 from glm4v_core.images import Image
 from glm4v_core.parsing import Phase
 from glm4v_core.types import Request
-
-if TYPE_CHECKING:
-    import jinja2
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +29,34 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class ChatTemplate:
-    """A checkpoint's chat template. A base model has none and cannot chat: UnsupportedError."""
+    """A checkpoint's chat template, rendered as transformers' `apply_chat_template` renders it.
+
+    Attributes:
+        source: text of the template; None for a base model, which has none.
+        special_tokens: the tokenizer's `special_tokens_map`; templates may use its names.
+
+    Raises:
+        UnsupportedError: there is no template, or it is not valid.
+        MissingDependencyError: transformers is not installed.
+    """
 
     source: str | None
     dialect: Dialect
+    special_tokens: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _compile(self.source)
+        if not self.source:
+            raise UnsupportedError(
+                "This checkpoint has no chat template.",
+                hint="It is a base model; use the chat model of the same family, such as GLM-4.1V-9B-Thinking.",
+            )
+        render = _renderer()
+        import jinja2
+
+        try:
+            render([], chat_template=self.source)  # compiles it, and keeps the result
+        except jinja2.TemplateError as error:
+            raise UnsupportedError(f"The checkpoint's chat template is not valid: {error}") from error
 
     def render(self, request: Request) -> Prompt:
         """Render a request.
@@ -71,15 +87,20 @@ class ChatTemplate:
     def _rendered(self, conversation: Conversation, thinking: bool | None) -> str:
         import jinja2
 
-        switch: dict[str, Any] = {}
+        variables = dict(self.special_tokens)
         if self.dialect.switch == "template" and thinking is not None:
-            switch["enable_thinking"] = thinking
+            variables["enable_thinking"] = thinking
         try:
-            text = _compile(self.source).render(
-                messages=conversation.messages, tools=conversation.tools or None, add_generation_prompt=True, **switch
+            (text,), _ = _renderer()(
+                [conversation.messages],
+                tools=conversation.tools or None,
+                chat_template=self.source,
+                add_generation_prompt=True,
+                **variables,
             )
-        except jinja2.TemplateError as reason:
-            raise MessageError(f"The chat template refuses these messages: {reason}") from reason
+        # The last two come from expressions of the template, such as a sum of a number and a string.
+        except (jinja2.TemplateError, TypeError, ValueError) as error:
+            raise MessageError(f"The chat template refuses these messages: {error}") from error
         if self.dialect.switch == "prefill" and thinking is False:
             # The only known way to keep this generation from thinking: begin its answer.
             text += "<think></think><answer>"
@@ -95,46 +116,17 @@ class ChatTemplate:
         return "thinking" if opened in begun else "free"
 
 
-@lru_cache
-def _compile(source: str | None) -> jinja2.Template:
-    """Compile as transformers does, so that both render the same text."""
-    if not source:
-        raise UnsupportedError(
-            "This checkpoint has no chat template.",
-            hint="It is a base model; use the chat model of the same family, such as GLM-4.1V-9B-Thinking.",
-        )
+def _renderer() -> Callable[..., tuple[list[str], Any]]:
+    """Import what renders templates: the function behind every tokenizer's `apply_chat_template`.
+
+    It needs no tokenizer, and it is the same for one that brings its own code and its own `apply_chat_template`.
+    """
     try:
-        import jinja2
-        from jinja2.ext import loopcontrols
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
-    except ImportError as reason:
-        raise MissingDependencyError("Chat templates need jinja2.", hint="pip install 'glm4v[hf]'") from reason
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
-    environment.filters["tojson"] = _to_json
-    environment.globals["raise_exception"] = _raise_exception
-    environment.globals["strftime_now"] = _strftime_now
-    try:
-        return environment.from_string(source)
-    except jinja2.TemplateError as reason:
-        raise UnsupportedError(f"The checkpoint's chat template is not valid: {reason}") from reason
-
-
-def _to_json(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    # Jinja's own filter escapes HTML characters.
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-
-def _raise_exception(message: str) -> NoReturn:
-    import jinja2
-
-    raise jinja2.TemplateError(message)
-
-
-def _strftime_now(pattern: str) -> str:
-    return datetime.now().astimezone().strftime(pattern)
+        import jinja2  # noqa: F401 - optional for transformers, which would name no extra of ours
+        from transformers.utils.chat_template_utils import render_jinja_template
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"Chat templates need transformers and jinja2: {error}.", hint="pip install 'glm4v[hf]'"
+        ) from error
+    renderer: Callable[..., tuple[list[str], Any]] = render_jinja_template
+    return renderer

@@ -22,7 +22,7 @@ from glm4v_core.types import Piece, Request
 MODEL_VARIABLE = "GLM4V_MODEL"
 ENGINE_VARIABLE = "GLM4V_ENGINE"
 
-_TRANSFORMERS_NEEDS = ("torch", "transformers", "llguidance", "jinja2")
+_TRANSFORMERS_NEEDS = ("torch", "transformers", "llguidance")
 
 _log = logging.getLogger(__name__)
 

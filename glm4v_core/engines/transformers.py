@@ -113,7 +113,9 @@ class _Machine:
     def __init__(self, checkpoint: Checkpoint, options: TransformersOptions, info: EngineInfo) -> None:
         self._options = options
         self._info = info
-        self._template = ChatTemplate(checkpoint.template, checkpoint.family.dialect)
+        self._template = ChatTemplate(
+            checkpoint.template, checkpoint.family.dialect, checkpoint.tokenizer.special_tokens_map
+        )
         self._vocabulary = checkpoint.vocabulary()
         self._grammars = Grammars(checkpoint)
         self._preparer = Preparer(checkpoint, max_image_tokens=options.max_image_tokens)

@@ -145,7 +145,7 @@ class _Running:
         self.vocabulary = vocabulary_of(files.tokenizer, files.family, files.ends, len(files.tokenizer))
         self._info = info
         self._family = files.family
-        self._template = ChatTemplate(files.template, files.family.dialect)
+        self._template = ChatTemplate(files.template, files.family.dialect, files.tokenizer.special_tokens_map)
         self._shortest: int = loaded.sight.ruler.bounds()["shortest_edge"]
         self._tokenizer = PromptTokenizer(files.tokenizer, loaded.image_token, loaded.sight.ruler)
         self._pages = ResizedPages(loaded.sight.patch, loaded.sight.resample)

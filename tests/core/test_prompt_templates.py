@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 import PIL.Image
 import pytest
 
-from glm4v_core.conversation import Conversation
-from glm4v_core.errors import MessageError, MissingDependencyError, UnsupportedError
+from glm4v_core.errors import UnsupportedError
 from glm4v_core.families import GLM4V, GLM41V, GLM45V, GLM46V, Dialect
 from glm4v_core.images import Image
 from glm4v_core.prompt import ChatTemplate, Prompt
@@ -301,89 +299,3 @@ def test_glm4v_writes_the_image_into_the_text() -> None:
 def test_glm4v_refuses_what_it_does_not_have(request_: Request) -> None:
     with pytest.raises(UnsupportedError, match="glm4v dialect"):
         ChatTemplate("{{ messages }}", GLM4V).render(request_)
-
-
-@pytest.mark.parametrize("source", [None, ""])
-def test_a_base_model_cannot_chat(source: str | None) -> None:
-    with pytest.raises(UnsupportedError, match="no chat template") as caught:
-        ChatTemplate(source, GLM41V)
-    assert "Thinking" in caught.value.hint
-
-
-def test_a_template_that_is_no_jinja_is_refused() -> None:
-    with pytest.raises(UnsupportedError, match="not valid"):
-        ChatTemplate("{% if %}", GLM46V)
-
-
-def test_a_template_that_loses_images_is_refused() -> None:
-    with pytest.raises(MessageError, match="0 of 1 images"):
-        ChatTemplate("text only", GLM46V).render(Request((Message.user(RED),)))
-
-
-def test_a_template_may_refuse_messages() -> None:
-    with pytest.raises(MessageError, match="no system please"):
-        ChatTemplate("{{ raise_exception('no system please') }}", GLM46V).render(Request((Message.user("Q"),)))
-
-
-def test_a_template_may_ask_for_the_date_and_end_inside_a_thought() -> None:
-    template_ = ChatTemplate("{{ strftime_now('%Y') }}<|assistant|>\n<think>", GLM46V)
-    prompt = template_.render(Request((Message.user("Q"),)))
-    assert prompt.text[:4].isdigit()
-    assert prompt.phase == "thinking"
-
-
-def test_without_jinja_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "jinja2", None)
-    with pytest.raises(MissingDependencyError, match="jinja2"):
-        ChatTemplate("never seen before", GLM46V)
-
-
-def test_white_space_loops_and_json_are_as_in_transformers() -> None:
-    from transformers.utils.chat_template_utils import render_jinja_template
-
-    source = """{% for message in messages %}
-    {% if message.role == 'system' %}
-        {% continue %}
-    {% endif %}
-  {{ message | tojson }} {{ tools | tojson(indent=2) }}
-    {% if loop.index > 1 %}
-        {% break %}
-    {% endif %}
-{% endfor %}
-"""
-    messages = (Message.system("S"), Message.user("<é> & 'x'"), Message.user("Q"))
-    conversation = Conversation(messages, (WEATHER,), GLM46V)
-    (theirs,), _ = render_jinja_template([conversation.messages], tools=conversation.tools, chat_template=source)
-    assert ChatTemplate(source, GLM46V).render(Request(messages, tools=(WEATHER,))).text == theirs
-    assert "<é> & 'x'" in theirs
-
-
-@pytest.mark.parametrize("dialect", [GLM41V, GLM45V, GLM46V], ids=lambda dialect: dialect.name)
-@pytest.mark.parametrize("thinking", [True, False])
-def test_transformers_renders_the_same_text(dialect: Dialect, thinking: bool) -> None:
-    from tokenizers import Tokenizer, models
-    from transformers import PreTrainedTokenizerFast
-
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"a": 0}, unk_token="a")))
-    tokenizer.chat_template = template(dialect).source
-    messages = (
-        Message.system("SYS <b> & 'é'"),
-        Message.user("Q1", RED),
-        Message.assistant(Thinking("old"), "A1"),
-        Message.user("Q2"),
-        Message.assistant(Thinking("why"), "I look.", call("1"), call("2")),
-        result(Text("sun"), BLUE, id_="1"),
-        result(Text("rain"), id_="2"),
-    )
-    conversation = Conversation(messages, (WEATHER,), dialect)
-    theirs = tokenizer.apply_chat_template(
-        conversation.messages,
-        tools=conversation.tools or None,
-        tokenize=False,
-        add_generation_prompt=True,
-        enable_thinking=thinking,
-    )
-    ours = render(dialect, *messages, tools=(WEATHER,), thinking=thinking)
-    prefill = "<think></think><answer>" if dialect is GLM41V and not thinking else ""
-    assert ours.text == theirs + prefill
-    assert ours.images == (RED, BLUE)

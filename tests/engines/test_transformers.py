@@ -97,6 +97,13 @@ async def test_the_other_architectures_run_the_same_way(
     ]
 
 
+async def test_a_template_may_name_the_special_tokens(open_engine: Open, checkpoint: Checkpoint) -> None:
+    request = ask(page(1), "Read")
+    naming = replace(checkpoint, template="{{ eos_token }}{{ eos_token }}" + str(checkpoint.template))
+    plain = await open_engine().count_tokens(request)
+    assert (await open_engine(naming).count_tokens(request)).prompt == plain.prompt + 2
+
+
 async def test_reuse_changes_nothing_but_the_work(open_engine: Open) -> None:
     questions = [ask(page(7, 168, 168), question) for question in ("Read it.", "Which label fits best?", "Read it.")]
     warm, cold = open_engine(), open_engine(cache_bytes=0)
