@@ -17,14 +17,16 @@ from glm4v_core.families import FAMILIES, EngineName, Family
 from glm4v_core.tiny import checkpoint_path
 
 EXTRAS: Mapping[str, Sequence[str]] = {
-    "": ("glm4v", "pydantic", "pillow", "jsonschema", "referencing"),
-    "hf": ("torch", "transformers", "safetensors", "llguidance", "numpy"),
+    "": ("glm4v", "pydantic", "pillow", "jsonschema", "packaging", "referencing"),
+    "hf": ("torch", "transformers", "safetensors", "huggingface-hub", "llguidance", "numpy"),
     "vllm": ("vllm",),
-    "server": ("openai",),
+    "server": ("openai", "llguidance"),
     "documents": ("pypdfium2",),
     "langchain": ("langchain-core",),
+    "llamaindex": ("llama-index-core",),
+    "langgraph": ("langgraph",),
     "cli": ("typer", "rich"),
-    "eval": ("jiwer",),
+    "eval": ("jiwer", "numpy", "rapidfuzz"),
 }
 READY = "ready"
 BEYOND_WEIGHTS = 1.2

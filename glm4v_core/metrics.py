@@ -16,7 +16,7 @@ try:
     from numpy.typing import NDArray
     from rapidfuzz.distance import Levenshtein
 except ImportError as error:
-    raise MissingDependencyError("Scoring needs jiwer and numpy.", hint="pip install 'glm4v[eval]'") from error
+    raise MissingDependencyError(f"Scoring needs {error.name}.", hint="pip install 'glm4v[eval]'") from error
 
 Floats = NDArray[np.float64]
 
