@@ -34,6 +34,7 @@ test: lint types tests hosts
 lint: $(VENV)/dev.stamp
 	$(RUN)/ruff check .
 	$(RUN)/ruff format --check .
+	$(RUN)/lint-imports
 	$(RUN)/deptry --no-ansi .
 
 types: $(VENV)/dev.stamp
