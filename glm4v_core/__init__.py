@@ -13,9 +13,10 @@ from glm4v_core.answering import (
     page_request,
     query_pages,
 )
+from glm4v_core.concurrency.ordered import in_order
+from glm4v_core.concurrency.own_loop import iterate_in_own_loop, run_in_own_loop
 from glm4v_core.defaults import Defaults
 from glm4v_core.engines import Engine, EngineInfo, TokenCount
-from glm4v_core.engines.own_loop import iterate_in_own_loop, run_in_own_loop
 from glm4v_core.engines.scripted import ScriptedEngine
 from glm4v_core.errors import Glm4vError
 from glm4v_core.families import FAMILIES, Family
@@ -24,7 +25,6 @@ from glm4v_core.image_source import check_url
 from glm4v_core.images import Image, ImageSource, Provenance
 from glm4v_core.ingestion import IngestedPage, Ingestion, IngestOptions, aingest, ingest
 from glm4v_core.model import Glm4v
-from glm4v_core.ordered import in_order
 from glm4v_core.page_files import Paths, find_files, find_scans
 from glm4v_core.pages import FailedPage, Page, PageOptions, count_pages, load_page, load_pages
 from glm4v_core.pagestore import PAGES_FOUND, PageStore

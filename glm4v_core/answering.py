@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, Unpack
 
-from glm4v_core.engines.own_loop import run_in_own_loop
+from glm4v_core.concurrency.own_loop import run_in_own_loop
 from glm4v_core.errors import ConfigError, ImageError, InputError, PageError
 from glm4v_core.families import Family
 from glm4v_core.images import Image

@@ -12,9 +12,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from glm4v_core.cli_outputs import Outputs
 from glm4v_core.cli_plan import Plan
+from glm4v_core.concurrency.ordered import in_order
 from glm4v_core.errors import Glm4vError, ImageNotFoundError, InputError
 from glm4v_core.model import Glm4v
-from glm4v_core.ordered import in_order
 from glm4v_core.page_files import FileStamp, Found, find_files, pages_wanted
 from glm4v_core.page_html import data_uri
 from glm4v_core.pages import Page, PageOptions

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Unpack
 
-from glm4v_core.engines.own_loop import run_in_own_loop
+from glm4v_core.concurrency.ordered import IN_FLIGHT, in_order
+from glm4v_core.concurrency.own_loop import run_in_own_loop
 from glm4v_core.model import Glm4v
-from glm4v_core.ordered import IN_FLIGHT, in_order
 from glm4v_core.page_files import FileStamp, Paths, find_files, read_pages
 from glm4v_core.pages import Page, PageOptions, load_pages
 from glm4v_core.pagestore import PageStore

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
+from glm4v_core.concurrency.loop import call
 from glm4v_core.engines import Engine, loading
 from glm4v_core.engines.loading import Plan, load_engine, plan_engine
-from glm4v_core.engines.loop import call
 from glm4v_core.engines.scripted import ScriptedEngine
 from glm4v_core.errors import (
     EngineClosedError,

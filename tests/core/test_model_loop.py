@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from glm4v_core.engines.loop import engine_loop, run
+from glm4v_core.concurrency.loop import engine_loop, run
 from glm4v_core.engines.scripted import ScriptedEngine
 from glm4v_core.errors import EngineDeadError, UnsupportedError
 from glm4v_core.model import Glm4v
@@ -172,7 +172,7 @@ def test_a_process_may_end_in_the_middle_of_an_answer() -> None:
 
 def test_a_process_may_end_in_the_middle_of_an_iteration_in_a_loop_of_its_own() -> None:
     script = (
-        "from glm4v_core.engines.own_loop import iterate_in_own_loop\n"
+        "from glm4v_core.concurrency.own_loop import iterate_in_own_loop\n"
         "stream = iterate_in_own_loop(model.astream(asked))\n"
         "print(next(stream).text)"
     )

@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Coroutine, Generator
 from contextlib import aclosing, closing
 from typing import Any, TypeVar
 
-from glm4v_core.engines.loop import LoopThread, iterate_on, refuse_on_engine_loop
+from glm4v_core.concurrency.loop import LoopThread, iterate_on, refuse_on_engine_loop
 
 T = TypeVar("T")
 
