@@ -20,13 +20,13 @@ from glm4v_core.engines import Engine, EngineInfo, TokenCount
 from glm4v_core.engines.scripted import ScriptedEngine
 from glm4v_core.errors import Glm4vError
 from glm4v_core.families import FAMILIES, Family
-from glm4v_core.image_limits import ImageLimits
-from glm4v_core.image_source import check_url
-from glm4v_core.images import Image, ImageSource, Provenance
 from glm4v_core.ingestion import IngestedPage, Ingestion, IngestOptions, aingest, ingest
+from glm4v_core.media.files import Paths, find_files, find_scans
+from glm4v_core.media.image import Image, ImageSource, Provenance
+from glm4v_core.media.limits import ImageLimits
+from glm4v_core.media.pages import FailedPage, Page, PageOptions, count_pages, load_page, load_pages
+from glm4v_core.media.source import check_url
 from glm4v_core.model import Glm4v
-from glm4v_core.page_files import Paths, find_files, find_scans
-from glm4v_core.pages import FailedPage, Page, PageOptions, count_pages, load_page, load_pages
 from glm4v_core.pagestore import PAGES_FOUND, PageStore
 from glm4v_core.reading import (
     Facts,

@@ -15,9 +15,9 @@ from typing import Any, Literal, TypeVar, Unpack
 from glm4v_core.concurrency.own_loop import run_in_own_loop
 from glm4v_core.errors import ConfigError, ImageError, InputError, PageError
 from glm4v_core.families import Family
-from glm4v_core.images import Image
+from glm4v_core.media.image import Image
+from glm4v_core.media.pages import PageOptions, load_page, load_pages
 from glm4v_core.model import Glm4v
-from glm4v_core.pages import PageOptions, load_page, load_pages
 from glm4v_core.pagestore import PAGES_FOUND, PageStore
 from glm4v_core.stored_page import FoundPage, Place
 from glm4v_core.task_prompts import ASK_PAGE, NOT_ON_PAGE, Language

@@ -12,7 +12,7 @@ import typer
 from glm4v_core.answering import Route
 from glm4v_core.cli_plan import Plan, Preset, Task, page_options, split
 from glm4v_core.errors import ConfigError
-from glm4v_core.pages import PageOptions
+from glm4v_core.media.pages import PageOptions
 from glm4v_core.pagestore import PAGES_FOUND
 from glm4v_core.task_prompts import Language
 

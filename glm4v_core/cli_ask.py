@@ -9,8 +9,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+from glm4v_core.media.pages import Page, load_pages
 from glm4v_core.model import Glm4v
-from glm4v_core.pages import Page, load_pages
 from glm4v_core.tasks import INCOMPLETE
 from glm4v_core.types import Completion, Message, Request, Sampling
 

@@ -17,9 +17,9 @@ from glm4v_core.cli_outputs import DONE, NOTHING_USABLE, SOME_FAILED
 from glm4v_core.cli_run import INTERRUPTED, progress_bar
 from glm4v_core.errors import ConfigError, ImageNotFoundError, InputError
 from glm4v_core.ingestion import IngestedPage, Ingestion, IngestOptions, aingest
+from glm4v_core.media.files import FileStamp, find_files
+from glm4v_core.media.pages import PageOptions
 from glm4v_core.model import Glm4v
-from glm4v_core.page_files import FileStamp, find_files
-from glm4v_core.pages import PageOptions
 from glm4v_core.pagestore import PageStore
 from glm4v_core.task_prompts import Language
 from glm4v_core.tasks import INCOMPLETE

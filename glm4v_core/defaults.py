@@ -9,7 +9,7 @@ from typing import Any
 from glm4v_core.constraint import check_constraint
 from glm4v_core.errors import ConfigError, MessageError, UnsupportedError
 from glm4v_core.families import Family
-from glm4v_core.images import Image
+from glm4v_core.media.image import Image
 from glm4v_core.types import Request, Sampling, ToolResult
 
 MAX_LOGPROBS = 20

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from glm4v_core.evaluation_truth import Question, ToolTask, Truth
 from glm4v_core.families import Family
-from glm4v_core.images import Image
+from glm4v_core.media.image import Image
 from glm4v_core.metrics import (
     Tally,
     anls,

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from glm4v_core.errors import InputError
-from glm4v_core.page_files import find_files
+from glm4v_core.media.files import find_files
 from glm4v_core.types import Tool
 
 Scalar = str | int | float | bool | None

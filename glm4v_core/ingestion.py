@@ -15,9 +15,9 @@ from typing import Literal, Unpack
 
 from glm4v_core.concurrency.ordered import IN_FLIGHT, in_order
 from glm4v_core.concurrency.own_loop import run_in_own_loop
+from glm4v_core.media.files import FileStamp, Paths, find_files, read_pages
+from glm4v_core.media.pages import Page, PageOptions, load_pages
 from glm4v_core.model import Glm4v
-from glm4v_core.page_files import FileStamp, Paths, find_files, read_pages
-from glm4v_core.pages import Page, PageOptions, load_pages
 from glm4v_core.pagestore import PageStore
 from glm4v_core.resume_settings import settings_of
 from glm4v_core.task_prompts import Language

@@ -8,7 +8,7 @@ import io
 from html import escape
 from importlib.resources import files
 
-from glm4v_core.images import Image
+from glm4v_core.media.image import Image
 
 THUMBNAIL = (560, 720)
 """Most width and height of a page picture in pixels: legible, and 20 to 40 kB as JPEG."""

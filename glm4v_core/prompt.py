@@ -9,7 +9,7 @@ from typing import Any
 from glm4v_core.conversation import Conversation
 from glm4v_core.dialects import Dialect
 from glm4v_core.errors import MessageError, MissingDependencyError, UnsupportedError
-from glm4v_core.images import Image
+from glm4v_core.media.image import Image
 from glm4v_core.parsing import Phase
 from glm4v_core.types import Request
 

@@ -13,8 +13,8 @@ from typing import Any, Generic, Literal, TypeVar
 
 from glm4v_core.concurrency.ordered import in_order
 from glm4v_core.errors import ConfigError, Glm4vError, InputError, is_of_one_page
-from glm4v_core.images import ImageSource
-from glm4v_core.pages import Page, PageOptions, load_pages
+from glm4v_core.media.image import ImageSource
+from glm4v_core.media.pages import Page, PageOptions, load_pages
 from glm4v_core.types import Completion
 from glm4v_core.workflow import PageInfo
 

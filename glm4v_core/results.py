@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from glm4v_core.errors import ConfigError
-from glm4v_core.page_files import FileStamp
+from glm4v_core.media.files import FileStamp
 from glm4v_core.workflow import Column, DocumentResult, Outcome, PageFailure
 
 Row = dict[str, Any]

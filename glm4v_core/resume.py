@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from glm4v_core.errors import ConfigError
-from glm4v_core.page_files import FileStamp, pages_wanted, read_pages
-from glm4v_core.pages import Page, PageOptions
+from glm4v_core.media.files import FileStamp, pages_wanted, read_pages
+from glm4v_core.media.pages import Page, PageOptions
 from glm4v_core.results import EARLIER, JSONL, Row, writing
 from glm4v_core.workflow import PageFailure
 

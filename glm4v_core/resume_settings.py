@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from glm4v_core.errors import ConfigError
-from glm4v_core.pages import PageOptions
+from glm4v_core.media.pages import PageOptions
 from glm4v_core.results import open_text, writing
 from glm4v_core.workflow import Workflow
 

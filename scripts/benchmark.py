@@ -25,7 +25,7 @@ from glm4v_core.engines.checkpoint import Checkpoint, adapt, load_checkpoint
 from glm4v_core.engines.options import TransformersOptions
 from glm4v_core.engines.preparing import Preparer
 from glm4v_core.engines.transformers import TransformersEngine
-from glm4v_core.images import Image
+from glm4v_core.media.image import Image
 from glm4v_core.prompt import ChatTemplate, Prompt
 from glm4v_core.tiny import checkpoint_path
 from glm4v_core.types import Message, Request, Sampling, Timings

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from glm4v_core.errors import ImageShapeError, MessageError
-from glm4v_core.images import Image
+from glm4v_core.media.image import Image
 from glm4v_core.parsing import Phase
 from glm4v_core.prompt import Prompt
 

@@ -14,7 +14,7 @@ from glm4v_core.engines import EngineInfo, TokenCount, new_tokens
 from glm4v_core.engines.text import StopStrings
 from glm4v_core.errors import EngineClosedError, EngineError
 from glm4v_core.families import Family, family_named
-from glm4v_core.images import Image
+from glm4v_core.media.image import Image
 from glm4v_core.types import FinishReason, Part, Piece, Request, Text, Timings, ToolResult, Usage
 
 Chunk = str | Piece | Exception

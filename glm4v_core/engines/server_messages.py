@@ -15,7 +15,7 @@ import PIL.Image
 from glm4v_core.conversation import Conversation, TemplateDict
 from glm4v_core.errors import UnsupportedError
 from glm4v_core.families import Family
-from glm4v_core.images import Image, visual_size, visual_tokens
+from glm4v_core.media.image import Image, visual_size, visual_tokens
 from glm4v_core.types import Request
 
 WireDict = dict[str, Any]

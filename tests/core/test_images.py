@@ -22,8 +22,8 @@ from glm4v_core.errors import (
     ImageTooLargeError,
     ImageUrlError,
 )
-from glm4v_core.image_source import check_url
-from glm4v_core.images import Image, ImageLimits
+from glm4v_core.media.image import Image, ImageLimits
+from glm4v_core.media.source import check_url
 
 
 def encode(image: PIL.Image.Image, file_format: str = "PNG", **options: object) -> bytes:

@@ -11,7 +11,7 @@ import pytest
 from PIL import ImageChops, ImageCms, PngImagePlugin
 
 from glm4v_core.errors import ImageBrokenError, ImageError
-from glm4v_core.images import Image
+from glm4v_core.media.image import Image
 
 
 def encode(image: PIL.Image.Image, file_format: str = "PNG", **options: object) -> bytes:

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from PIL import ImageCms
 
 from glm4v_core.errors import Glm4vError, PageError
-from glm4v_core.images import Image, ImageLimits
-from glm4v_core.pages import FailedPage, Page, load_pages
+from glm4v_core.media.image import Image, ImageLimits
+from glm4v_core.media.pages import FailedPage, Page, load_pages
 
 LIMITS = ImageLimits(max_pixels=200_000)
 FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])

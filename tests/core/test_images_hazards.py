@@ -16,7 +16,7 @@ import pytest
 from PIL import ImageChops
 
 from glm4v_core.errors import ImageBrokenError, ImageError, ImageFormatError, ImageShapeError, ImageTooLargeError
-from glm4v_core.images import Image, ImageLimits
+from glm4v_core.media.image import Image, ImageLimits
 
 WHITE, RED, BLACK = (255, 255, 255), (255, 0, 0), (0, 0, 0)
 

@@ -24,7 +24,7 @@ from glm4v_core.errors import (
     OutputError,
     TruncatedOutputError,
 )
-from glm4v_core.images import Image
+from glm4v_core.media.image import Image
 from glm4v_core.model import Glm4v
 from glm4v_core.types import (
     Box,

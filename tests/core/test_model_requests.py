@@ -13,7 +13,7 @@ import glm4v_core
 from glm4v_core.defaults import Defaults
 from glm4v_core.engines.scripted import ScriptedEngine
 from glm4v_core.errors import ConfigError, ConstraintError, Glm4vError, MessageError, UnsupportedError
-from glm4v_core.images import Image
+from glm4v_core.media.image import Image
 from glm4v_core.model import Glm4v
 from glm4v_core.types import Choices, JsonSchema, Message, Request, Sampling, Text, Tool, ToolResult
 

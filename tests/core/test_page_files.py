@@ -9,8 +9,8 @@ from typing import Any
 import PIL.Image
 import pytest
 
-from glm4v_core.page_files import FileStamp, find_files, read_pages
-from glm4v_core.pages import Page
+from glm4v_core.media.files import FileStamp, find_files, read_pages
+from glm4v_core.media.pages import Page
 from glm4v_core.workflow import PageFailure
 
 

@@ -23,9 +23,9 @@ from glm4v_core.errors import (
     PageError,
     PageLimitError,
 )
-from glm4v_core.image_limits import ImageLimits
-from glm4v_core.images import Image
-from glm4v_core.pages import FailedPage, Page, count_pages, load_page, load_pages
+from glm4v_core.media.image import Image
+from glm4v_core.media.limits import ImageLimits
+from glm4v_core.media.pages import FailedPage, Page, count_pages, load_page, load_pages
 
 COLOURS = ((250, 0, 0), (0, 250, 0), (0, 0, 250), (250, 250, 0))
 

@@ -14,7 +14,7 @@ import pytest
 
 from glm4v_core import DocumentResult, Image, PageInfo, PageStore, StoredPage
 from glm4v_core.errors import ConfigError, PageError, UnsupportedError
-from glm4v_core.page_files import FileStamp
+from glm4v_core.media.files import FileStamp
 from tests.scans import ccitt_image, scanned_pdf
 
 

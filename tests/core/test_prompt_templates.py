@@ -10,7 +10,7 @@ import pytest
 
 from glm4v_core.errors import UnsupportedError
 from glm4v_core.families import GLM4V, GLM41V, GLM45V, GLM46V, Dialect
-from glm4v_core.images import Image
+from glm4v_core.media.image import Image
 from glm4v_core.prompt import ChatTemplate, Prompt
 from glm4v_core.types import Message, Request, Text, Thinking, Tool, ToolCall, ToolResult
 

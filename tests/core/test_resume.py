@@ -16,10 +16,10 @@ from glm4v_core.cli_plan import Plan
 from glm4v_core.cli_run import run_pages
 from glm4v_core.engines.scripted import ScriptedEngine
 from glm4v_core.errors import ConfigError, EngineDeadError, Glm4vError, OutOfMemoryError
-from glm4v_core.images import Image
+from glm4v_core.media.files import FileStamp
+from glm4v_core.media.image import Image
+from glm4v_core.media.pages import PageOptions
 from glm4v_core.model import Glm4v
-from glm4v_core.page_files import FileStamp
-from glm4v_core.pages import PageOptions
 from glm4v_core.results import row_of
 from glm4v_core.resume import KeptPage, gather, page_tasks
 from glm4v_core.types import Request

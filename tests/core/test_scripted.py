@@ -17,7 +17,7 @@ from glm4v_core.errors import (
     UnknownOptionError,
 )
 from glm4v_core.families import FAMILIES
-from glm4v_core.images import Image
+from glm4v_core.media.image import Image
 from glm4v_core.types import Message, Piece, Request, Sampling, Text, ToolResult
 
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from glm4v_core.engines.scripted import ScriptedEngine
 from glm4v_core.errors import ConstraintError, InvalidOutputError, TruncatedOutputError
 from glm4v_core.families import FAMILIES
-from glm4v_core.images import Image
+from glm4v_core.media.image import Image
 from glm4v_core.model import Glm4v
 from glm4v_core.tasks import ask, caption, classify, extract, ocr, summarize
 from glm4v_core.types import Choices, Completion, JsonSchema, Text

@@ -13,9 +13,9 @@ from glm4v_core.concurrency.ordered import FINISHED_AHEAD, in_order
 from glm4v_core.engines.scripted import ScriptedEngine
 from glm4v_core.errors import ConfigError, EngineDeadError, OutOfMemoryError
 from glm4v_core.families import FAMILIES
-from glm4v_core.images import Image
+from glm4v_core.media.image import Image
+from glm4v_core.media.pages import Page
 from glm4v_core.model import Glm4v
-from glm4v_core.pages import Page
 from glm4v_core.types import Request
 from glm4v_core.workflow import DocumentResult, Failure, PageFailure, PageInfo, Workflow, document_workflow
 

@@ -15,7 +15,7 @@ import torch
 
 from glm4v_core.engines import Engine
 from glm4v_core.engines.checkpoint import Checkpoint
-from glm4v_core.images import Image
+from glm4v_core.media.image import Image
 from glm4v_core.types import FinishReason, Message, Piece, Request, Sampling, Timings, TokenLogprob, Usage
 
 SAMPLES = Path(__file__).parents[2] / "samples"

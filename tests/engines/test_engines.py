@@ -21,7 +21,7 @@ from glm4v_core.errors import (
     RequestRefusedError,
     TruncatedOutputError,
 )
-from glm4v_core.images import Image
+from glm4v_core.media.image import Image
 from glm4v_core.types import Choices, Completion, JsonSchema, Message, Regex, Request, Text, Tool, ToolCall, ToolResult
 from tests.engines.serving import Engine
 from tests.engines.talking import READ, ask, sample

@@ -11,7 +11,7 @@ import PIL.Image
 import pytest
 
 from glm4v_core.errors import UnsupportedError
-from glm4v_core.images import Image
+from glm4v_core.media.image import Image
 from glm4v_core.types import (
     Choices,
     Constraint,

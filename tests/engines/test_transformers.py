@@ -18,7 +18,7 @@ from glm4v_core.engines.checkpoint import Checkpoint, load_checkpoint
 from glm4v_core.engines.options import TransformersOptions
 from glm4v_core.engines.transformers import TransformersEngine
 from glm4v_core.errors import ContextOverflowError, ImageShapeError
-from glm4v_core.images import Image, ImageLimits
+from glm4v_core.media.image import Image, ImageLimits
 from glm4v_core.prompt import ChatTemplate
 from glm4v_core.types import Piece, Request, Sampling
 from tests.engines.talking import MIXED, Answer, answer, answers, ask, page

@@ -21,7 +21,7 @@ from glm4v_core.errors import (
     ModelLoadError,
     UnsupportedError,
 )
-from glm4v_core.images import Image
+from glm4v_core.media.image import Image
 from glm4v_core.types import Regex, Request
 from tests.engines.serving import SETTINGS, Engine, end
 from tests.engines.talking import READ, ask, sample

@@ -14,7 +14,7 @@ from tiny.documents import KINDS
 from tiny.sequences import PRINTABLE
 
 from glm4v_core.evaluation_truth import load_truths
-from glm4v_core.pages import load_pages
+from glm4v_core.media.pages import load_pages
 
 pytestmark = pytest.mark.usefixtures("fonts")
 

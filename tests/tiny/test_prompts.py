@@ -16,7 +16,7 @@ from glm4v_core import tasks
 from glm4v_core.engines.checkpoint import Checkpoint
 from glm4v_core.engines.preparing import Preparer
 from glm4v_core.families import GLM46V
-from glm4v_core.images import Image
+from glm4v_core.media.image import Image
 from glm4v_core.prompt import ChatTemplate
 from glm4v_core.types import Message, Request, Text, ToolResult
 from tests.tiny.transcripts import Transcript, transcripts

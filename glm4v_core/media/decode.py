@@ -20,8 +20,8 @@ from PIL import (
 )
 
 from glm4v_core.errors import Glm4vError, ImageBrokenError, ImageFormatError, ImageTooLargeError
-from glm4v_core.image_limits import ImageLimits, check_pixels, check_shape
-from glm4v_core.image_source import Encoded
+from glm4v_core.media.limits import ImageLimits, check_pixels, check_shape
+from glm4v_core.media.source import Encoded
 
 _PLUGINS: Mapping[str, type[ImageFile.ImageFile]] = {
     "JPEG": JpegImagePlugin.JpegImageFile,

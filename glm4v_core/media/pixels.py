@@ -10,7 +10,7 @@ import PIL.Image
 from PIL import ImageCms, TiffImagePlugin
 
 from glm4v_core.errors import ImageBrokenError
-from glm4v_core.image_decode import DECODER_FAILURES
+from glm4v_core.media.decode import DECODER_FAILURES
 
 _ORIENTATION_TAG = 0x0112
 _TRANSPOSITIONS: Mapping[int, PIL.Image.Transpose] = {

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 import PIL.Image
 
 from glm4v_core.errors import ConfigError, ImageError, ImageFormatError, ImageShapeError
-from glm4v_core.image_decode import FORMATS, check_header, count_frames, decoding, open_image, reduce_to_fit
-from glm4v_core.image_limits import DEFAULT_LIMITS, ImageLimits
-from glm4v_core.image_pixels import read_orientation, to_rgb, turns_itself, upright
-from glm4v_core.image_source import EncodedSource, Fetch, read_source
+from glm4v_core.media.decode import FORMATS, check_header, count_frames, decoding, open_image, reduce_to_fit
+from glm4v_core.media.limits import DEFAULT_LIMITS, ImageLimits
+from glm4v_core.media.pixels import read_orientation, to_rgb, turns_itself, upright
+from glm4v_core.media.source import EncodedSource, Fetch, read_source
 
 __all__ = [
     "DEFAULT_LIMITS",

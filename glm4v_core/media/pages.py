@@ -21,10 +21,10 @@ from glm4v_core.errors import (
     PageError,
     PageLimitError,
 )
-from glm4v_core.image_decode import count_frames, decoding, is_pdf, open_image
-from glm4v_core.image_limits import ImageLimits, check_shape
-from glm4v_core.image_source import Encoded, Fetch, read_source
-from glm4v_core.images import Image, ImageSource, Provenance, check_max_tokens, load_frame
+from glm4v_core.media.decode import count_frames, decoding, is_pdf, open_image
+from glm4v_core.media.image import Image, ImageSource, Provenance, check_max_tokens, load_frame
+from glm4v_core.media.limits import ImageLimits, check_shape
+from glm4v_core.media.source import Encoded, Fetch, read_source
 
 if TYPE_CHECKING:
     import pypdfium2

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import BinaryIO, NoReturn
 
 from glm4v_core.errors import ImageBrokenError, ImageError, ImageFormatError, ImageNotFoundError, ImageUrlError
-from glm4v_core.image_limits import ImageLimits, check_bytes
+from glm4v_core.media.limits import ImageLimits, check_bytes
 
 EncodedSource = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
 Fetch = Callable[[str], bytes]

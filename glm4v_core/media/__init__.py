@@ -1,0 +1,1 @@
+"""What comes in: limits, sources, decoding, pixels, images, pages and files."""
