@@ -16,10 +16,11 @@ from glm4v_core.answering import (
 from glm4v_core.concurrency.ordered import in_order
 from glm4v_core.concurrency.own_loop import iterate_in_own_loop, run_in_own_loop
 from glm4v_core.defaults import Defaults
+from glm4v_core.dialect.families import FAMILIES, Family
+from glm4v_core.dialect.schemas import closed_schema
 from glm4v_core.engines import Engine, EngineInfo, TokenCount
 from glm4v_core.engines.scripted import ScriptedEngine
 from glm4v_core.errors import Glm4vError
-from glm4v_core.families import FAMILIES, Family
 from glm4v_core.ingestion import IngestedPage, Ingestion, IngestOptions, aingest, ingest
 from glm4v_core.media.files import Paths, find_files, find_scans
 from glm4v_core.media.image import Image, ImageSource, Provenance
@@ -38,7 +39,6 @@ from glm4v_core.reading import (
     open_pages,
     read_texts,
 )
-from glm4v_core.schemas import closed_schema
 from glm4v_core.settings import SAMPLING_SETTINGS, ModelSettings, call_settings
 from glm4v_core.stored_page import FoundPage, Place, StoredPage, page_facts, page_id
 from glm4v_core.task_prompts import Language

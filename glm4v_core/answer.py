@@ -6,11 +6,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import assert_never
 
-from glm4v_core.constraint import check_answer
 from glm4v_core.defaults import images_of
-from glm4v_core.engines import EngineInfo
-from glm4v_core.errors import InvalidOutputError, TruncatedOutputError
-from glm4v_core.parsing import (
+from glm4v_core.dialect.grammar import check_answer
+from glm4v_core.dialect.parsing import (
     AnswerText,
     CallMade,
     Event,
@@ -21,6 +19,8 @@ from glm4v_core.parsing import (
     find_boxes,
     fold,
 )
+from glm4v_core.engines import EngineInfo
+from glm4v_core.errors import InvalidOutputError, TruncatedOutputError
 from glm4v_core.types import Completion, Delta, FinishReason, Piece, Regex, Request, Timings, TokenLogprob, Usage
 
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, Unpack
 
 from glm4v_core.concurrency.own_loop import run_in_own_loop
+from glm4v_core.dialect.families import Family
 from glm4v_core.errors import ConfigError, ImageError, InputError, PageError
-from glm4v_core.families import Family
 from glm4v_core.media.image import Image
 from glm4v_core.media.pages import PageOptions, load_page, load_pages
 from glm4v_core.model import Glm4v

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, assert_never
 
+from glm4v_core.dialect.families import Family
 from glm4v_core.errors import ConfigError
-from glm4v_core.families import Family
 from glm4v_core.media.pages import PageOptions, load_pages
 from glm4v_core.task_prompts import PRESETS, Language
 from glm4v_core.tasks import Step, ask, caption, classify, extract, ocr

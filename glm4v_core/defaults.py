@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from glm4v_core.constraint import check_constraint
+from glm4v_core.dialect.families import Family
+from glm4v_core.dialect.grammar import check_constraint
 from glm4v_core.errors import ConfigError, MessageError, UnsupportedError
-from glm4v_core.families import Family
 from glm4v_core.media.image import Image
 from glm4v_core.types import Request, Sampling, ToolResult
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from glm4v_core.dialect.families import Family
 from glm4v_core.evaluation_truth import Question, ToolTask, Truth
-from glm4v_core.families import Family
 from glm4v_core.media.image import Image
 from glm4v_core.metrics import (
     Tally,

@@ -9,8 +9,8 @@ from typing import Any, Literal, TypeVar
 
 from glm4v_core.concurrency.ordered import IN_FLIGHT, in_order
 from glm4v_core.concurrency.own_loop import iterate_in_own_loop
+from glm4v_core.dialect.families import Family
 from glm4v_core.errors import Glm4vError, is_of_one_page
-from glm4v_core.families import Family
 from glm4v_core.media.pages import Page
 from glm4v_core.task_prompts import Language
 from glm4v_core.tasks import INCOMPLETE, Answering, Step, classify, ocr, summarize

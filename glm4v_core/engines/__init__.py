@@ -6,8 +6,8 @@ from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
+from glm4v_core.dialect.families import Family
 from glm4v_core.errors import ContextOverflowError, UnsupportedError
-from glm4v_core.families import Family
 from glm4v_core.types import Piece, Request
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from glm4v_core.dialect.families import Family
 from glm4v_core.engines.checkpoint_files import load_image_processor, read_files
 from glm4v_core.engines.options import TransformersOptions
 from glm4v_core.engines.quiet import without_progress_bars
@@ -16,7 +17,6 @@ from glm4v_core.engines.slots import ATTENTION
 from glm4v_core.engines.transcript import Vocabulary, vocabulary_of
 from glm4v_core.engines.vision import PatchProjection
 from glm4v_core.errors import MissingDependencyError, ModelLoadError, UnsupportedError
-from glm4v_core.families import Family
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from glm4v_core.dialect.families import FAMILIES, Family, recognise
 from glm4v_core.errors import ModelLoadError, ModelNotFoundError, UnsupportedError
-from glm4v_core.families import FAMILIES, Family, recognise
 
 CHECKPOINT_FILES = ["*.json", "*.safetensors", "*.jinja"]
 TOKENIZER_CODE = ["tokenization_*.py", "tokenizer.model"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any
 
-from glm4v_core.constraint import compile_grammar
+from glm4v_core.dialect.grammar import compile_grammar
 from glm4v_core.errors import ConstraintError
 from glm4v_core.types import Request
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from glm4v_core.dialect.parsing import Phase
+from glm4v_core.dialect.template import Prompt
 from glm4v_core.errors import ImageShapeError, MessageError
 from glm4v_core.media.image import Image
-from glm4v_core.parsing import Phase
-from glm4v_core.prompt import Prompt
 
 
 @dataclass(frozen=True, slots=True)

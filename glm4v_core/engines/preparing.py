@@ -12,10 +12,10 @@ from weakref import WeakValueDictionary
 import numpy as np
 import torch
 
+from glm4v_core.dialect.parsing import Phase
+from glm4v_core.dialect.template import Prompt
 from glm4v_core.engines.measuring import ImageRuler, MeasuredImage, PromptTokenizer
 from glm4v_core.engines.prefix_cache import Identity
-from glm4v_core.parsing import Phase
-from glm4v_core.prompt import Prompt
 
 if TYPE_CHECKING:
     from glm4v_core.engines.checkpoint import Checkpoint

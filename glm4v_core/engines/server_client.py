@@ -11,10 +11,10 @@ from typing import Any, Literal
 
 import openai
 
+from glm4v_core.dialect.families import Family, family_named, published_as
 from glm4v_core.engines.server_errors import reported
 from glm4v_core.engines.server_options import ServerOptions
 from glm4v_core.errors import ConfigError, ModelNotFoundError, ServerError, UnsupportedError
-from glm4v_core.families import Family, family_named, published_as
 
 _OLDEST = "0.32"
 NO_KEY = "none"

@@ -12,9 +12,9 @@ from typing import Any
 
 import PIL.Image
 
-from glm4v_core.conversation import Conversation, TemplateDict
+from glm4v_core.dialect.conversation import Conversation, TemplateDict
+from glm4v_core.dialect.families import Family
 from glm4v_core.errors import UnsupportedError
-from glm4v_core.families import Family
 from glm4v_core.media.image import Image, visual_size, visual_tokens
 from glm4v_core.types import Request
 

@@ -11,10 +11,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from glm4v_core.dialects import THINK_TAGS
+from glm4v_core.dialect.dialects import THINK_TAGS
+from glm4v_core.dialect.tool_calls import CALL_END, CALL_START, ToolArguments, write_call
 from glm4v_core.engines.server_client import Served
 from glm4v_core.errors import ServerError
-from glm4v_core.tool_calls import CALL_END, CALL_START, ToolArguments, write_call
 from glm4v_core.types import FinishReason, Piece, Request, TokenLogprob, Tool, Usage
 
 FINISH_REASONS: dict[str, FinishReason] = {

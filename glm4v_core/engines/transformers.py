@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import transformers
 
+from glm4v_core.dialect.template import ChatTemplate
 from glm4v_core.engines import EngineInfo, TokenCount, new_tokens
 from glm4v_core.engines.checkpoint import Checkpoint, load_checkpoint
 from glm4v_core.engines.decoding import Generation
@@ -24,7 +25,6 @@ from glm4v_core.engines.scheduler import Scheduler
 from glm4v_core.engines.transcript import Clock
 from glm4v_core.engines.vision import Vision
 from glm4v_core.errors import ConfigError, EngineClosedError
-from glm4v_core.prompt import ChatTemplate
 from glm4v_core.types import Piece, Request
 
 CPU_CACHE_BYTES = 2**30

@@ -21,7 +21,8 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError as VllmDeadError
 from vllm.v1.engine.exceptions import EngineGenerateError
 
-from glm4v_core.constraint import compile_grammar
+from glm4v_core.dialect.grammar import compile_grammar
+from glm4v_core.dialect.template import ChatTemplate
 from glm4v_core.engines import EngineInfo, TokenCount, new_tokens
 from glm4v_core.engines.measuring import PromptTokenizer, TokenizedPrompt
 from glm4v_core.engines.transcript import Clock, Transcript, vocabulary_of
@@ -36,7 +37,6 @@ from glm4v_core.errors import (
     InputError,
     UnsupportedError,
 )
-from glm4v_core.prompt import ChatTemplate
 from glm4v_core.types import Piece, Request, TokenLogprob, Usage
 
 DEFAULT_OPTIONS = VllmOptions()

@@ -20,8 +20,8 @@ from glm4v_core import (
     page_request,
     query_pages,
 )
+from glm4v_core.dialect.families import FAMILIES
 from glm4v_core.errors import ConfigError, EngineTimeoutError, PageError
-from glm4v_core.families import FAMILIES
 from tests.pages import ABSENT, TEXTS, fill, read, width_of, words_of
 
 

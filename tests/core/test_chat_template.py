@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from glm4v_core.conversation import Conversation
+from glm4v_core.dialect.conversation import Conversation
+from glm4v_core.dialect.families import GLM41V, GLM45V, GLM46V, Dialect
+from glm4v_core.dialect.template import ChatTemplate
 from glm4v_core.errors import MessageError, MissingDependencyError, UnsupportedError
-from glm4v_core.families import GLM41V, GLM45V, GLM46V, Dialect
-from glm4v_core.prompt import ChatTemplate
 from glm4v_core.types import Message, Request, Text, Thinking
 from tests.core.test_prompt_templates import BLUE, RED, WEATHER, call, render, result, template
 

@@ -9,14 +9,14 @@ import pytest
 from llguidance import LLMatcher, LLTokenizer
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from glm4v_core.constraint import (
+from glm4v_core.dialect.dialects import GLM4V, GLM41V, GLM46V, Dialect
+from glm4v_core.dialect.grammar import (
     check_answer,
     check_constraint,
     compile_grammar,
 )
-from glm4v_core.dialects import GLM4V, GLM41V, GLM46V, Dialect
+from glm4v_core.dialect.schemas import MAX_SCHEMA_CHARACTERS, MAX_SCHEMA_DEPTH
 from glm4v_core.errors import ConstraintError, InvalidOutputError
-from glm4v_core.schemas import MAX_SCHEMA_CHARACTERS, MAX_SCHEMA_DEPTH
 from glm4v_core.types import Choices, Constraint, JsonSchema, Message, Regex, Request, Tool
 
 POINT = {

@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from glm4v_core import cli
+from glm4v_core.dialect.families import FAMILIES
 from glm4v_core.doctor import READY, examine, memory_needed
-from glm4v_core.families import FAMILIES
 
 FLASH = next(family for family in FAMILIES if family.name == "GLM-4.6V-Flash")
 

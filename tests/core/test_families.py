@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from glm4v_core.dialect.families import FAMILIES, GLM4V, GLM41V, GLM45V, GLM46V, Dialect, Family, recognise
 from glm4v_core.errors import UnsupportedError
-from glm4v_core.families import FAMILIES, GLM4V, GLM41V, GLM45V, GLM46V, Dialect, Family, recognise
 
 TEMPLATES = Path(__file__).parents[1] / "templates"
 TEMPLATE_OF = {"glm4v": "{{ messages }}", "glm41v": "41v.jinja", "glm45v": "45v.jinja", "glm46v": "46v.jinja"}

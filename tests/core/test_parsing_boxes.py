@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from glm4v_core.boxes import find_boxes
+from glm4v_core.dialect.boxes import find_boxes
 from glm4v_core.types import Box
 
 SIZES = [(2000, 500)]

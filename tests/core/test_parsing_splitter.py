@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from glm4v_core.families import GLM4V, GLM41V, GLM45V, GLM46V, Dialect
-from glm4v_core.parsing import AnswerText, Phase, Retraction, Split, Splitter, ThinkingText, fold
+from glm4v_core.dialect.families import GLM4V, GLM41V, GLM45V, GLM46V, Dialect
+from glm4v_core.dialect.parsing import AnswerText, Phase, Retraction, Split, Splitter, ThinkingText, fold
 from glm4v_core.types import Tool
 
 DIALECTS: dict[str, Dialect] = {dialect.name: dialect for dialect in (GLM4V, GLM41V, GLM45V, GLM46V)}

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from glm4v_core.families import GLM41V, GLM46V
-from glm4v_core.parsing import Splitter, fold
-from glm4v_core.tool_calls import write_call
+from glm4v_core.dialect.families import GLM41V, GLM46V
+from glm4v_core.dialect.parsing import Splitter, fold
+from glm4v_core.dialect.tool_calls import write_call
 from glm4v_core.types import Tool, ToolCall
 
 PROPERTIES: dict[str, Any] = {

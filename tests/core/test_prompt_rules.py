@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from glm4v_core.control_text import neutralise
+from glm4v_core.dialect.control_text import neutralise
+from glm4v_core.dialect.families import GLM41V, GLM45V, GLM46V, Dialect
+from glm4v_core.dialect.template import ChatTemplate
 from glm4v_core.errors import MessageError, UnsupportedError
-from glm4v_core.families import GLM41V, GLM45V, GLM46V, Dialect
 from glm4v_core.media.image import Image
-from glm4v_core.prompt import ChatTemplate
 from glm4v_core.types import Message, Part, Request, Text, Thinking, Tool, ToolCall, ToolResult, Video
 
 TEMPLATES = Path(__file__).parents[1] / "templates"

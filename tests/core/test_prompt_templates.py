@@ -8,10 +8,10 @@ from pathlib import Path
 import PIL.Image
 import pytest
 
+from glm4v_core.dialect.families import GLM4V, GLM41V, GLM45V, GLM46V, Dialect
+from glm4v_core.dialect.template import ChatTemplate, Prompt
 from glm4v_core.errors import UnsupportedError
-from glm4v_core.families import GLM4V, GLM41V, GLM45V, GLM46V, Dialect
 from glm4v_core.media.image import Image
-from glm4v_core.prompt import ChatTemplate, Prompt
 from glm4v_core.types import Message, Request, Text, Thinking, Tool, ToolCall, ToolResult
 
 TEMPLATES = Path(__file__).parents[1] / "templates"

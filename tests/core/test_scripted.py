@@ -8,6 +8,7 @@ from typing import Any
 import PIL.Image
 import pytest
 
+from glm4v_core.dialect.families import FAMILIES
 from glm4v_core.engines.scripted import ScriptedEngine
 from glm4v_core.errors import (
     ContextOverflowError,
@@ -16,7 +17,6 @@ from glm4v_core.errors import (
     OutOfMemoryError,
     UnknownOptionError,
 )
-from glm4v_core.families import FAMILIES
 from glm4v_core.media.image import Image
 from glm4v_core.types import Message, Piece, Request, Sampling, Text, ToolResult
 

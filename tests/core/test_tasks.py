@@ -6,9 +6,9 @@ import PIL.Image
 import pytest
 from pydantic import BaseModel
 
+from glm4v_core.dialect.families import FAMILIES
 from glm4v_core.engines.scripted import ScriptedEngine
 from glm4v_core.errors import ConstraintError, InvalidOutputError, TruncatedOutputError
-from glm4v_core.families import FAMILIES
 from glm4v_core.media.image import Image
 from glm4v_core.model import Glm4v
 from glm4v_core.tasks import ask, caption, classify, extract, ocr, summarize

@@ -11,10 +11,10 @@ import referencing
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from glm4v_core.constraint import compile_grammar
-from glm4v_core.dialects import GLM41V, GLM46V, Dialect
+from glm4v_core.dialect.dialects import GLM41V, GLM46V, Dialect
+from glm4v_core.dialect.grammar import compile_grammar
+from glm4v_core.dialect.parsing import Splitter, fold
 from glm4v_core.errors import ConstraintError
-from glm4v_core.parsing import Splitter, fold
 from glm4v_core.types import Message, Request, Tool, ToolCall
 from tests.core.test_constraint import accepts, call, grammar
 

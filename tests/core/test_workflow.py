@@ -10,9 +10,9 @@ import PIL.Image
 import pytest
 
 from glm4v_core.concurrency.ordered import FINISHED_AHEAD, in_order
+from glm4v_core.dialect.families import FAMILIES
 from glm4v_core.engines.scripted import ScriptedEngine
 from glm4v_core.errors import ConfigError, EngineDeadError, OutOfMemoryError
-from glm4v_core.families import FAMILIES
 from glm4v_core.media.image import Image
 from glm4v_core.media.pages import Page
 from glm4v_core.model import Glm4v

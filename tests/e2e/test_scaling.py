@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from glm4v_core.families import FAMILIES
+from glm4v_core.dialect.families import FAMILIES
 from glm4v_core.media.image import visual_size
 
 PAGES = {

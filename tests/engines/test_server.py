@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from glm4v_core.dialect.tool_calls import write_call
 from glm4v_core.errors import ContextOverflowError, ServerError, UnsupportedError
-from glm4v_core.tool_calls import write_call
 from glm4v_core.types import Completion, FinishReason, Message, Request, Sampling, Tool
 from tests.engines.fake_server import HOLD, Connect, Failure, FakeServer, chunk, says, usage
 

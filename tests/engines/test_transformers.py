@@ -14,12 +14,12 @@ import pytest
 import torch
 import transformers
 
+from glm4v_core.dialect.template import ChatTemplate
 from glm4v_core.engines.checkpoint import Checkpoint, load_checkpoint
 from glm4v_core.engines.options import TransformersOptions
 from glm4v_core.engines.transformers import TransformersEngine
 from glm4v_core.errors import ContextOverflowError, ImageShapeError
 from glm4v_core.media.image import Image, ImageLimits
-from glm4v_core.prompt import ChatTemplate
 from glm4v_core.types import Piece, Request, Sampling
 from tests.engines.talking import MIXED, Answer, answer, answers, ask, page
 

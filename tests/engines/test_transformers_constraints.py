@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from glm4v_core.constraint import check_answer
+from glm4v_core.dialect.grammar import check_answer
 from glm4v_core.engines.checkpoint import Checkpoint
 from glm4v_core.engines.transformers import TransformersEngine
 from glm4v_core.errors import ConstraintError, EngineError

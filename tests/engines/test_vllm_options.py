@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from glm4v_core.dialect.template import ChatTemplate
 from glm4v_core.engines.checkpoint_files import CheckpointFiles, load_image_processor, read_files
 from glm4v_core.engines.fitting import GIB, Plan, Shape, bytes_per_token, check_fit, needs
 from glm4v_core.engines.measuring import ImageRuler, PromptTokenizer, SquareRuler
@@ -18,7 +19,6 @@ from glm4v_core.engines.vllm_arguments import arguments_of, plan_of
 from glm4v_core.engines.vllm_options import VllmOptions
 from glm4v_core.engines.vllm_requests import ResizedPages, logprob_of, prompt_of, sampling_of
 from glm4v_core.errors import ConfigError, ModelLoadError, UnknownOptionError, UnsupportedError
-from glm4v_core.prompt import ChatTemplate
 from tests.engines.legacy import COMMIT, write_legacy
 from tests.engines.talking import ask, page
 

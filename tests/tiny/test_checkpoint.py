@@ -11,7 +11,7 @@ from tiny.card import Run, write_card
 from tiny.tokenizer import VISIBLE
 
 from glm4v_core import Glm4v, Image, Message, Request, Sampling
-from glm4v_core.dialects import GLM46V
+from glm4v_core.dialect.dialects import GLM46V
 from glm4v_core.engines.checkpoint import Checkpoint
 
 

@@ -17,7 +17,7 @@ from tiny.pages import LARGEST, LARGEST_FONT, SMALLEST_FONT, Glyph, columns, pri
 from tiny.sequences import CELL_SLOTS, CLASSES, NAMED, PRINTABLE, cells
 from transformers import Glm46VImageProcessorPil
 
-from glm4v_core.families import FAMILIES
+from glm4v_core.dialect.families import FAMILIES
 from glm4v_core.media.image import visual_size
 
 pytestmark = pytest.mark.usefixtures("fonts")

@@ -12,9 +12,9 @@ from PIL import Image as Pillow
 from tiny.sequences import IMAGE, Row
 from tokenizers import Tokenizer
 
-from glm4v_core.families import GLM46V
+from glm4v_core.dialect.families import GLM46V
+from glm4v_core.dialect.parsing import Phase, Split, Splitter, fold
 from glm4v_core.media.image import Image
-from glm4v_core.parsing import Phase, Split, Splitter, fold
 from glm4v_core.types import Message, Request, Text, Thinking, Tool, ToolResult
 
 

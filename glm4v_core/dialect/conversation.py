@@ -9,11 +9,11 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any, assert_never
 
-from glm4v_core.control_text import neutralise, neutralise_all
-from glm4v_core.dialects import BOX_TAGS, TOOL_TAGS, Dialect
+from glm4v_core.dialect.control_text import neutralise, neutralise_all
+from glm4v_core.dialect.dialects import BOX_TAGS, TOOL_TAGS, Dialect
+from glm4v_core.dialect.tool_calls import CALL_END, CALL_START, describe_tools, write_call
 from glm4v_core.errors import MessageError, UnsupportedError
 from glm4v_core.media.image import Image
-from glm4v_core.tool_calls import CALL_END, CALL_START, describe_tools, write_call
 from glm4v_core.types import Message, Part, Text, Thinking, Tool, ToolCall, ToolResult, Video
 
 TemplateDict = dict[str, Any]

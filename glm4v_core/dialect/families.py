@@ -7,7 +7,7 @@ from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from glm4v_core.dialects import BOX_TAGS, GLM4V, GLM41V, GLM45V, GLM46V, THINK_TAGS, TOOL_TAGS, Dialect
+from glm4v_core.dialect.dialects import BOX_TAGS, GLM4V, GLM41V, GLM45V, GLM46V, THINK_TAGS, TOOL_TAGS, Dialect
 from glm4v_core.errors import UnknownOptionError, UnsupportedError
 from glm4v_core.types import Sampling
 

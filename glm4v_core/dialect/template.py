@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from glm4v_core.conversation import Conversation
-from glm4v_core.dialects import Dialect
+from glm4v_core.dialect.conversation import Conversation
+from glm4v_core.dialect.dialects import Dialect
+from glm4v_core.dialect.parsing import Phase
 from glm4v_core.errors import MessageError, MissingDependencyError, UnsupportedError
 from glm4v_core.media.image import Image
-from glm4v_core.parsing import Phase
 from glm4v_core.types import Request
 
 

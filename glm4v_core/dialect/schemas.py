@@ -12,8 +12,8 @@ from functools import lru_cache
 from graphlib import CycleError, TopologicalSorter
 from typing import Any, Literal
 
+from glm4v_core.dialect.references import REFERENCE, SchemaError, check_keywords, resolve_references
 from glm4v_core.errors import ConstraintError, InvalidOutputError
-from glm4v_core.references import REFERENCE, SchemaError, check_keywords, resolve_references
 
 MAX_SCHEMA_CHARACTERS = 200_000
 MAX_SCHEMA_DEPTH = 60

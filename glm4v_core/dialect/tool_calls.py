@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from glm4v_core.schemas import read_json, resolve_schema
+from glm4v_core.dialect.schemas import read_json, resolve_schema
 from glm4v_core.types import Tool, ToolCall
 
 CALL_START, CALL_END = "<tool_call>", "</tool_call>"

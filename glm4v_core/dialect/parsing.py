@@ -18,9 +18,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, assert_never
 
-from glm4v_core.boxes import find_boxes
-from glm4v_core.dialects import BOX_TAGS, ROLE_TOKENS, Dialect
-from glm4v_core.tool_calls import CALL_END, CALL_START, read_call
+from glm4v_core.dialect.boxes import find_boxes
+from glm4v_core.dialect.dialects import BOX_TAGS, ROLE_TOKENS, Dialect
+from glm4v_core.dialect.tool_calls import CALL_END, CALL_START, read_call
 from glm4v_core.types import Tool, ToolCall
 
 __all__ = [

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 
-from glm4v_core.dialects import BOX_TAGS
+from glm4v_core.dialect.dialects import BOX_TAGS
 from glm4v_core.types import Box
 
 SCALE = 1000

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from glm4v_core.dialects import Dialect
+from glm4v_core.dialect.dialects import Dialect
 
 
 def neutralise(text: str, dialect: Dialect, *, keep: tuple[str, ...] = ()) -> str:

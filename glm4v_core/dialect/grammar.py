@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, assert_never
 
-from glm4v_core.dialects import BOX_TAGS, TOOL_TAGS, Dialect
+from glm4v_core.dialect.dialects import BOX_TAGS, TOOL_TAGS, Dialect
+from glm4v_core.dialect.parsing import TURN_TOKENS, Phase
+from glm4v_core.dialect.schemas import check_json, resolve_schema
+from glm4v_core.dialect.tool_calls import CALL_END, CALL_START, NAME, ToolArguments
 from glm4v_core.errors import ConstraintError, InvalidOutputError
-from glm4v_core.parsing import TURN_TOKENS, Phase
-from glm4v_core.schemas import check_json, resolve_schema
-from glm4v_core.tool_calls import CALL_END, CALL_START, NAME, ToolArguments
 from glm4v_core.types import Choices, Constraint, JsonSchema, Regex, Request, Tool
 
 MAX_CALLS = 16

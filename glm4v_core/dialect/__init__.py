@@ -1,0 +1,1 @@
+"""What a generation of the models reads and writes: pure text, and no library but llguidance."""
