@@ -22,10 +22,10 @@ from rich.console import Console
 from rich.table import Table
 
 from glm4v_core.dialect.template import ChatTemplate, Prompt
-from glm4v_core.engines.checkpoint import Checkpoint, adapt, load_checkpoint
-from glm4v_core.engines.options import TransformersOptions
-from glm4v_core.engines.preparing import Preparer
-from glm4v_core.engines.transformers import TransformersEngine
+from glm4v_core.engines.transformers.engine import TransformersEngine
+from glm4v_core.engines.transformers.loading import Checkpoint, adapt, load_checkpoint
+from glm4v_core.engines.transformers.options import TransformersOptions
+from glm4v_core.engines.transformers.prompts import Preparer
 from glm4v_core.media.image import Image
 from glm4v_core.tiny import checkpoint_path
 from glm4v_core.types import Message, Request, Sampling, Timings

@@ -25,7 +25,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 PACKAGES = ("glm4v_core", "langchain_glm4v", "llamaindex_glm4v")
 ENTRANCES = {
     "glm4v_core": (),
-    "glm4v_core.engines.transformers": ("hf",),
+    "glm4v_core.engines.transformers.engine": ("hf",),
     "glm4v_core.engines.vllm": ("vllm",),
     "glm4v_core.engines.server": ("server",),
     "glm4v_core.evaluation": ("eval",),

@@ -94,7 +94,7 @@ def _plan_vllm(model: str, options: Mapping[str, Any]) -> Plan:
 
 
 def _plan_transformers(model: str, options: Mapping[str, Any]) -> Plan:
-    from glm4v_core.engines.options import TransformersOptions
+    from glm4v_core.engines.transformers.options import TransformersOptions
 
     settings = TransformersOptions.from_mapping(options)
     missing = [name for name in _TRANSFORMERS_NEEDS if importlib.util.find_spec(name) is None]
@@ -105,7 +105,7 @@ def _plan_transformers(model: str, options: Mapping[str, Any]) -> Plan:
     source = _source(model)
 
     def load() -> Engine:
-        from glm4v_core.engines.transformers import TransformersEngine
+        from glm4v_core.engines.transformers.engine import TransformersEngine
 
         return TransformersEngine.load(source, settings)
 

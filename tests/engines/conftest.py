@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from glm4v_core import Glm4v
-from glm4v_core.engines.checkpoint import Checkpoint, load_checkpoint
-from glm4v_core.engines.options import TransformersOptions
-from glm4v_core.engines.transformers import TransformersEngine
+from glm4v_core.engines.transformers.engine import TransformersEngine
+from glm4v_core.engines.transformers.loading import Checkpoint, load_checkpoint
+from glm4v_core.engines.transformers.options import TransformersOptions
 from tests.engines.checkpoints import build_checkpoint
 from tests.engines.fake_server import Connect, FakeServer
 from tests.engines.serving import ENGINES, Engine, running

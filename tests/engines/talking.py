@@ -14,7 +14,7 @@ import PIL.Image
 import torch
 
 from glm4v_core.engines import Engine
-from glm4v_core.engines.checkpoint import Checkpoint
+from glm4v_core.engines.transformers.loading import Checkpoint
 from glm4v_core.media.image import Image
 from glm4v_core.types import FinishReason, Message, Piece, Request, Sampling, Timings, TokenLogprob, Usage
 

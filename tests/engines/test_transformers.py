@@ -15,9 +15,9 @@ import torch
 import transformers
 
 from glm4v_core.dialect.template import ChatTemplate
-from glm4v_core.engines.checkpoint import Checkpoint, load_checkpoint
-from glm4v_core.engines.options import TransformersOptions
-from glm4v_core.engines.transformers import TransformersEngine
+from glm4v_core.engines.transformers.engine import TransformersEngine
+from glm4v_core.engines.transformers.loading import Checkpoint, load_checkpoint
+from glm4v_core.engines.transformers.options import TransformersOptions
 from glm4v_core.errors import ContextOverflowError, ImageShapeError
 from glm4v_core.media.image import Image, ImageLimits
 from glm4v_core.types import Piece, Request, Sampling

@@ -10,8 +10,8 @@ from dataclasses import replace
 import pytest
 
 from glm4v_core.dialect.grammar import check_answer
-from glm4v_core.engines.checkpoint import Checkpoint
-from glm4v_core.engines.transformers import TransformersEngine
+from glm4v_core.engines.transformers.engine import TransformersEngine
+from glm4v_core.engines.transformers.loading import Checkpoint
 from glm4v_core.errors import ConstraintError, EngineError
 from glm4v_core.types import Choices, JsonSchema, Regex, Tool
 from tests.engines.talking import MIXED, Answer, always_says, answer, answers, ask, page

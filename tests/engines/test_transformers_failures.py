@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import torch
 
-from glm4v_core.engines.checkpoint import Checkpoint, load_checkpoint
-from glm4v_core.engines.options import TransformersOptions
-from glm4v_core.engines.transformers import TransformersEngine
+from glm4v_core.engines.transformers.engine import TransformersEngine
+from glm4v_core.engines.transformers.loading import Checkpoint, load_checkpoint
+from glm4v_core.engines.transformers.options import TransformersOptions
 from glm4v_core.errors import EngineClosedError, EngineDeadError, EngineError, MessageError, OutOfMemoryError
 from glm4v_core.types import Piece
 from tests.engines.talking import answer, answers, ask, page

@@ -13,11 +13,11 @@ import pytest
 import torch
 from transformers.utils import logging as hf_logging
 
-from glm4v_core.engines.checkpoint import choose_device, choose_dtype, load_checkpoint
 from glm4v_core.engines.checkpoint_files import find_checkpoint
-from glm4v_core.engines.options import TransformersOptions
-from glm4v_core.engines.quiet import without_progress_bars
-from glm4v_core.engines.transformers import TransformersEngine
+from glm4v_core.engines.transformers.engine import TransformersEngine
+from glm4v_core.engines.transformers.loading import choose_device, choose_dtype, load_checkpoint
+from glm4v_core.engines.transformers.options import TransformersOptions
+from glm4v_core.engines.transformers.quiet import without_progress_bars
 from glm4v_core.errors import (
     ConfigError,
     MissingDependencyError,

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from glm4v_core.engines.prefix_cache import Identity, ReuseCache
-from glm4v_core.engines.slots import GROWTH, Slots, grouped_attention
+from glm4v_core.engines.transformers.cache import GROWTH, Slots, grouped_attention
+from glm4v_core.engines.transformers.reuse import Identity, ReuseCache
 
 CPU = torch.device("cpu")
 

@@ -9,12 +9,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from glm4v_core.engines.checkpoint import Checkpoint
-from glm4v_core.engines.options import TransformersOptions
-from glm4v_core.engines.sampling import Chooser, choose
 from glm4v_core.engines.text import Detokenizer, TokenBytes
 from glm4v_core.engines.transcript import is_loop
-from glm4v_core.engines.transformers import TransformersEngine
+from glm4v_core.engines.transformers.engine import TransformersEngine
+from glm4v_core.engines.transformers.loading import Checkpoint
+from glm4v_core.engines.transformers.options import TransformersOptions
+from glm4v_core.engines.transformers.sampling import Chooser, choose
 from glm4v_core.types import Sampling
 from tests.engines.talking import MIXED, always_says, answer, answers, ask, page
 

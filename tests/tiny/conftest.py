@@ -14,8 +14,8 @@ from tiny.tokenizer import build_tokenizer
 from tiny.wordings import every_text
 from tokenizers import Tokenizer
 
-from glm4v_core.engines.checkpoint import Checkpoint, load_checkpoint
-from glm4v_core.engines.options import TransformersOptions
+from glm4v_core.engines.transformers.loading import Checkpoint, load_checkpoint
+from glm4v_core.engines.transformers.options import TransformersOptions
 
 with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
     # torch's compiler still imports what torch deprecates.

@@ -12,7 +12,7 @@ from tiny.tokenizer import VISIBLE
 
 from glm4v_core import Glm4v, Image, Message, Request, Sampling
 from glm4v_core.dialect.dialects import GLM46V
-from glm4v_core.engines.checkpoint import Checkpoint
+from glm4v_core.engines.transformers.loading import Checkpoint
 
 
 def test_it_is_recognised_and_small(checkpoint: Checkpoint, exported: Path) -> None:

@@ -15,8 +15,8 @@ from tokenizers import Tokenizer
 from glm4v_core import tasks
 from glm4v_core.dialect.families import GLM46V
 from glm4v_core.dialect.template import ChatTemplate
-from glm4v_core.engines.checkpoint import Checkpoint
-from glm4v_core.engines.preparing import Preparer
+from glm4v_core.engines.transformers.loading import Checkpoint
+from glm4v_core.engines.transformers.prompts import Preparer
 from glm4v_core.media.image import Image
 from glm4v_core.types import Message, Request, Text, ToolResult
 from tests.tiny.transcripts import Transcript, transcripts

@@ -15,7 +15,7 @@ from tiny.wordings import every_text
 from tokenizers import Tokenizer
 
 from glm4v_core.dialect.families import GLM46V
-from glm4v_core.engines.checkpoint import Checkpoint
+from glm4v_core.engines.transformers.loading import Checkpoint
 
 ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 CHINESE = sorted({character for text in every_text() for character in text if ord(character) > 127})

@@ -11,11 +11,11 @@ import torch
 
 from glm4v_core.dialect.families import Family
 from glm4v_core.engines.checkpoint_files import load_image_processor, read_files
-from glm4v_core.engines.options import TransformersOptions
-from glm4v_core.engines.quiet import without_progress_bars
-from glm4v_core.engines.slots import ATTENTION
 from glm4v_core.engines.transcript import Vocabulary, vocabulary_of
-from glm4v_core.engines.vision import PatchProjection
+from glm4v_core.engines.transformers.cache import ATTENTION
+from glm4v_core.engines.transformers.options import TransformersOptions
+from glm4v_core.engines.transformers.quiet import without_progress_bars
+from glm4v_core.engines.transformers.vision import PatchProjection
 from glm4v_core.errors import MissingDependencyError, ModelLoadError, UnsupportedError
 
 

@@ -13,17 +13,17 @@ import transformers
 
 from glm4v_core.dialect.template import ChatTemplate
 from glm4v_core.engines import EngineInfo, TokenCount, new_tokens
-from glm4v_core.engines.checkpoint import Checkpoint, load_checkpoint
-from glm4v_core.engines.decoding import Generation
-from glm4v_core.engines.grammars import Grammars
-from glm4v_core.engines.options import TransformersOptions
-from glm4v_core.engines.prefix_cache import ReuseCache
-from glm4v_core.engines.preparing import PixelJobs, PreparedPrompt, Preparer
-from glm4v_core.engines.runner import Runner
-from glm4v_core.engines.sampling import Chooser
-from glm4v_core.engines.scheduler import Scheduler
 from glm4v_core.engines.transcript import Clock
-from glm4v_core.engines.vision import Vision
+from glm4v_core.engines.transformers.generation import Generation
+from glm4v_core.engines.transformers.grammars import Grammars
+from glm4v_core.engines.transformers.loading import Checkpoint, load_checkpoint
+from glm4v_core.engines.transformers.options import TransformersOptions
+from glm4v_core.engines.transformers.prompts import PixelJobs, PreparedPrompt, Preparer
+from glm4v_core.engines.transformers.reuse import ReuseCache
+from glm4v_core.engines.transformers.runner import Runner
+from glm4v_core.engines.transformers.sampling import Chooser
+from glm4v_core.engines.transformers.scheduler import Scheduler
+from glm4v_core.engines.transformers.vision import Vision
 from glm4v_core.errors import ConfigError, EngineClosedError
 from glm4v_core.types import Piece, Request
 

@@ -15,10 +15,10 @@ import torch
 from glm4v_core.dialect.parsing import Phase
 from glm4v_core.dialect.template import Prompt
 from glm4v_core.engines.measuring import ImageRuler, MeasuredImage, PromptTokenizer
-from glm4v_core.engines.prefix_cache import Identity
+from glm4v_core.engines.transformers.reuse import Identity
 
 if TYPE_CHECKING:
-    from glm4v_core.engines.checkpoint import Checkpoint
+    from glm4v_core.engines.transformers.loading import Checkpoint
 
 
 @dataclass(frozen=True, slots=True)

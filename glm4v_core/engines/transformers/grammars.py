@@ -10,7 +10,7 @@ from glm4v_core.errors import ConstraintError
 from glm4v_core.types import Request
 
 if TYPE_CHECKING:
-    from glm4v_core.engines.checkpoint import Checkpoint
+    from glm4v_core.engines.transformers.loading import Checkpoint
 
 
 class Grammars:

@@ -13,11 +13,11 @@ from typing import TypeVar
 
 import torch
 
-from glm4v_core.engines.decoding import Generation
-from glm4v_core.engines.prefix_cache import ReuseCache, common_prefix
-from glm4v_core.engines.runner import PromptTail, Runner
-from glm4v_core.engines.sampling import Likelihoods, choose
-from glm4v_core.engines.vision import Vision
+from glm4v_core.engines.transformers.generation import Generation
+from glm4v_core.engines.transformers.reuse import ReuseCache, common_prefix
+from glm4v_core.engines.transformers.runner import PromptTail, Runner
+from glm4v_core.engines.transformers.sampling import Likelihoods, choose
+from glm4v_core.engines.transformers.vision import Vision
 from glm4v_core.errors import EngineClosedError, EngineDeadError, EngineError, Glm4vError, OutOfMemoryError
 from glm4v_core.types import Piece
 

@@ -9,10 +9,10 @@ from concurrent.futures import Future
 
 import torch
 
-from glm4v_core.engines.options import TransformersOptions
-from glm4v_core.engines.preparing import PreparedPrompt
-from glm4v_core.engines.sampling import Chooser, Likelihoods
 from glm4v_core.engines.transcript import Clock, Transcript, Vocabulary
+from glm4v_core.engines.transformers.options import TransformersOptions
+from glm4v_core.engines.transformers.prompts import PreparedPrompt
+from glm4v_core.engines.transformers.sampling import Chooser, Likelihoods
 from glm4v_core.errors import EngineError
 from glm4v_core.types import FinishReason, Piece, Request, Usage
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from glm4v_core.engines.slots import BLOCK, Slots
+from glm4v_core.engines.transformers.cache import BLOCK, Slots
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,9 @@ from glm4v_core.errors import EngineError, OutOfMemoryError
 
 if TYPE_CHECKING:
     from glm4v_core.engines.measuring import MeasuredImage
-    from glm4v_core.engines.prefix_cache import ReuseCache
-    from glm4v_core.engines.preparing import PixelJobs, PreparedPrompt
-    from glm4v_core.engines.runner import Runner
+    from glm4v_core.engines.transformers.prompts import PixelJobs, PreparedPrompt
+    from glm4v_core.engines.transformers.reuse import ReuseCache
+    from glm4v_core.engines.transformers.runner import Runner
 
 
 class PatchProjection(torch.nn.Module):  # type: ignore[misc]  # its base is not analysed

@@ -1,0 +1,1 @@
+"""The engine on transformers: one decode loop for all requests, in this process."""
