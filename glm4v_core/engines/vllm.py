@@ -24,8 +24,8 @@ from vllm.v1.engine.exceptions import EngineGenerateError
 from glm4v_core.dialect.grammar import compile_grammar
 from glm4v_core.dialect.template import ChatTemplate
 from glm4v_core.engines import EngineInfo, TokenCount, new_tokens
-from glm4v_core.engines.measuring import PromptTokenizer, TokenizedPrompt
-from glm4v_core.engines.transcript import Clock, Transcript, vocabulary_of
+from glm4v_core.engines.checkpoint.images import PromptTokenizer, TokenizedPrompt
+from glm4v_core.engines.checkpoint.transcript import Clock, Transcript, vocabulary_of
 from glm4v_core.engines.vllm_loading import Loaded, load_llm
 from glm4v_core.engines.vllm_options import VllmOptions
 from glm4v_core.engines.vllm_requests import ResizedPages, logprob_of, prompt_of, sampling_of

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from glm4v_core.engines.checkpoint_files import CheckpointFiles, read_json
+from glm4v_core.engines.checkpoint.files import CheckpointFiles, read_json
 from glm4v_core.engines.fitting import DEFAULT_BATCH, GIB, Plan, weight_bytes
 from glm4v_core.engines.vllm_options import VllmOptions
 

@@ -7,8 +7,8 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from glm4v_core.engines.measuring import MeasuredImage, TokenizedPrompt
-from glm4v_core.engines.text import TokenBytes
+from glm4v_core.engines.checkpoint.images import MeasuredImage, TokenizedPrompt
+from glm4v_core.engines.checkpoint.tokens import TokenBytes
 from glm4v_core.types import Request, TokenLogprob
 
 if TYPE_CHECKING:

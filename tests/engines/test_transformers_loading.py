@@ -13,7 +13,7 @@ import pytest
 import torch
 from transformers.utils import logging as hf_logging
 
-from glm4v_core.engines.checkpoint_files import find_checkpoint
+from glm4v_core.engines.checkpoint.files import find_checkpoint
 from glm4v_core.engines.transformers.engine import TransformersEngine
 from glm4v_core.engines.transformers.loading import choose_device, choose_dtype, load_checkpoint
 from glm4v_core.engines.transformers.options import TransformersOptions

@@ -9,8 +9,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from glm4v_core.engines.text import Detokenizer, TokenBytes
-from glm4v_core.engines.transcript import is_loop
+from glm4v_core.engines.checkpoint.tokens import Detokenizer, TokenBytes
+from glm4v_core.engines.checkpoint.transcript import is_loop
 from glm4v_core.engines.transformers.engine import TransformersEngine
 from glm4v_core.engines.transformers.loading import Checkpoint
 from glm4v_core.engines.transformers.options import TransformersOptions

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from glm4v_core.dialect.template import ChatTemplate
-from glm4v_core.engines.checkpoint_files import CheckpointFiles, load_image_processor, read_files
+from glm4v_core.engines.checkpoint.files import CheckpointFiles, load_image_processor, read_files
+from glm4v_core.engines.checkpoint.images import ImageRuler, PromptTokenizer, SquareRuler
+from glm4v_core.engines.checkpoint.tokens import TokenBytes
 from glm4v_core.engines.fitting import GIB, Plan, Shape, bytes_per_token, check_fit, needs
-from glm4v_core.engines.measuring import ImageRuler, PromptTokenizer, SquareRuler
-from glm4v_core.engines.text import TokenBytes
 from glm4v_core.engines.vllm_arguments import arguments_of, plan_of
 from glm4v_core.engines.vllm_options import VllmOptions
 from glm4v_core.engines.vllm_requests import ResizedPages, logprob_of, prompt_of, sampling_of

@@ -13,7 +13,7 @@ import transformers
 
 from glm4v_core.dialect.template import ChatTemplate
 from glm4v_core.engines import EngineInfo, TokenCount, new_tokens
-from glm4v_core.engines.transcript import Clock
+from glm4v_core.engines.checkpoint.transcript import Clock
 from glm4v_core.engines.transformers.generation import Generation
 from glm4v_core.engines.transformers.grammars import Grammars
 from glm4v_core.engines.transformers.loading import Checkpoint, load_checkpoint

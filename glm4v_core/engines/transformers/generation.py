@@ -9,7 +9,7 @@ from concurrent.futures import Future
 
 import torch
 
-from glm4v_core.engines.transcript import Clock, Transcript, Vocabulary
+from glm4v_core.engines.checkpoint.transcript import Clock, Transcript, Vocabulary
 from glm4v_core.engines.transformers.options import TransformersOptions
 from glm4v_core.engines.transformers.prompts import PreparedPrompt
 from glm4v_core.engines.transformers.sampling import Chooser, Likelihoods

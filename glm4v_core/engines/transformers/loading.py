@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from glm4v_core.dialect.families import Family
-from glm4v_core.engines.checkpoint_files import load_image_processor, read_files
-from glm4v_core.engines.transcript import Vocabulary, vocabulary_of
+from glm4v_core.engines.checkpoint.files import load_image_processor, read_files
+from glm4v_core.engines.checkpoint.transcript import Vocabulary, vocabulary_of
 from glm4v_core.engines.transformers.cache import ATTENTION
 from glm4v_core.engines.transformers.options import TransformersOptions
 from glm4v_core.engines.transformers.quiet import without_progress_bars

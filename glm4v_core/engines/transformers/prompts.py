@@ -14,7 +14,7 @@ import torch
 
 from glm4v_core.dialect.parsing import Phase
 from glm4v_core.dialect.template import Prompt
-from glm4v_core.engines.measuring import ImageRuler, MeasuredImage, PromptTokenizer
+from glm4v_core.engines.checkpoint.images import ImageRuler, MeasuredImage, PromptTokenizer
 from glm4v_core.engines.transformers.reuse import Identity
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from glm4v_core.engines.text import TokenBytes
+from glm4v_core.engines.checkpoint.tokens import TokenBytes
 from glm4v_core.types import Sampling, TokenLogprob
 
 

@@ -11,7 +11,7 @@ import torch
 from glm4v_core.errors import EngineError, OutOfMemoryError
 
 if TYPE_CHECKING:
-    from glm4v_core.engines.measuring import MeasuredImage
+    from glm4v_core.engines.checkpoint.images import MeasuredImage
     from glm4v_core.engines.transformers.prompts import PixelJobs, PreparedPrompt
     from glm4v_core.engines.transformers.reuse import ReuseCache
     from glm4v_core.engines.transformers.runner import Runner

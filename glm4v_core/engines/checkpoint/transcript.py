@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from glm4v_core.dialect.families import Family
 from glm4v_core.dialect.parsing import Phase
-from glm4v_core.engines.text import Detokenizer, StopStrings, TokenBytes
+from glm4v_core.engines.checkpoint.tokens import Detokenizer, StopStrings, TokenBytes
 from glm4v_core.types import FinishReason, Piece, Request, Timings, TokenLogprob, Usage
 
 

@@ -1,0 +1,1 @@
+"""What both local engines read from a checkpoint: files, image sizes, tokens."""
