@@ -64,7 +64,7 @@ hosts: $(VENV)/dev.stamp
 VLLM := .venv-vllm
 VLLM_ENVIRONMENT := tests/engines/vllm_environment
 VLLM_TESTS := $(addprefix tests/engines/,test_engines.py test_thinker.py test_vllm.py test_vllm_legacy.py test_vllm_options.py)
-VLLM_CODE := glm4v_core.engines.vllm glm4v_core.engines.vllm_loading
+VLLM_CODE := glm4v_core.engines.vllm.engine glm4v_core.engines.vllm.loading
 test-vllm: $(VLLM)/vllm.stamp
 	VLLM_WORKER_MULTIPROC_METHOD=spawn VLLM_CPU_OMP_THREADS_BIND=nobind VLLM_NO_USAGE_STATS=1 \
 		$(VLLM)/bin/pytest -W default -o faulthandler_timeout=600 $(VLLM_TESTS) \

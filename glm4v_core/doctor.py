@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 from glm4v_core.dialect.families import FAMILIES, EngineName, Family
 from glm4v_core.engines.loading import choose_engine, plan_engine
-from glm4v_core.engines.vllm_support import vllm_version
+from glm4v_core.engines.vllm.support import vllm_version
 from glm4v_core.errors import ConfigError, ModelNotFoundError
 from glm4v_core.tiny import checkpoint_path
 

@@ -26,7 +26,7 @@ PACKAGES = ("glm4v_core", "langchain_glm4v", "llamaindex_glm4v")
 ENTRANCES = {
     "glm4v_core": (),
     "glm4v_core.engines.transformers.engine": ("hf",),
-    "glm4v_core.engines.vllm": ("vllm",),
+    "glm4v_core.engines.vllm.engine": ("vllm",),
     "glm4v_core.engines.server": ("server",),
     "glm4v_core.evaluation": ("eval",),
     "glm4v_core.cli_app": ("cli",),

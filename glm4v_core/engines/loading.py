@@ -71,22 +71,22 @@ def plan_engine(model: str | os.PathLike[str] | None, engine: str | None, option
 
 def choose_engine() -> tuple[str, str]:
     """Return what engine "auto" is on this machine, and why."""
-    from glm4v_core.engines.vllm_support import obstacle
+    from glm4v_core.engines.vllm.support import obstacle
 
     found = obstacle()
     return ("transformers", found) if found else ("vllm", "vLLM is installed and a GPU that it supports is there")
 
 
 def _plan_vllm(model: str, options: Mapping[str, Any]) -> Plan:
-    from glm4v_core.engines.vllm_options import VllmOptions
-    from glm4v_core.engines.vllm_support import check_vllm
+    from glm4v_core.engines.vllm.options import VllmOptions
+    from glm4v_core.engines.vllm.support import check_vllm
 
     settings = VllmOptions.from_mapping(options)
     check_vllm()
     source = _source(model)
 
     def load() -> Engine:
-        from glm4v_core.engines.vllm import VllmEngine
+        from glm4v_core.engines.vllm.engine import VllmEngine
 
         return VllmEngine.load(source, settings)
 

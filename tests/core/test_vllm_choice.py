@@ -13,7 +13,7 @@ import torch
 
 from glm4v_core.doctor import READY, examine
 from glm4v_core.engines.loading import plan_engine
-from glm4v_core.engines.vllm_support import VLLM_VERSIONS, vllm_version
+from glm4v_core.engines.vllm.support import VLLM_VERSIONS, vllm_version
 from glm4v_core.errors import MissingDependencyError
 
 PLATFORM = """

@@ -14,10 +14,10 @@ from glm4v_core.dialect.template import ChatTemplate
 from glm4v_core.engines.checkpoint.files import CheckpointFiles, load_image_processor, read_files
 from glm4v_core.engines.checkpoint.images import ImageRuler, PromptTokenizer, SquareRuler
 from glm4v_core.engines.checkpoint.tokens import TokenBytes
-from glm4v_core.engines.fitting import GIB, Plan, Shape, bytes_per_token, check_fit, needs
-from glm4v_core.engines.vllm_arguments import arguments_of, plan_of
-from glm4v_core.engines.vllm_options import VllmOptions
-from glm4v_core.engines.vllm_requests import ResizedPages, logprob_of, prompt_of, sampling_of
+from glm4v_core.engines.vllm.arguments import arguments_of, plan_of
+from glm4v_core.engines.vllm.memory import GIB, Plan, Shape, bytes_per_token, check_fit, needs
+from glm4v_core.engines.vllm.options import VllmOptions
+from glm4v_core.engines.vllm.requests import ResizedPages, logprob_of, prompt_of, sampling_of
 from glm4v_core.errors import ConfigError, ModelLoadError, UnknownOptionError, UnsupportedError
 from tests.engines.legacy import COMMIT, write_legacy
 from tests.engines.talking import ask, page

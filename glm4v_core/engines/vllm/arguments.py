@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from glm4v_core.engines.checkpoint.files import CheckpointFiles, read_json
-from glm4v_core.engines.fitting import DEFAULT_BATCH, GIB, Plan, weight_bytes
-from glm4v_core.engines.vllm_options import VllmOptions
+from glm4v_core.engines.vllm.memory import DEFAULT_BATCH, GIB, Plan, weight_bytes
+from glm4v_core.engines.vllm.options import VllmOptions
 
 LEGACY_ARCHITECTURE = "GLM4VForCausalLM"
 """What vLLM calls the first generation; its checkpoints name a class of their own code."""

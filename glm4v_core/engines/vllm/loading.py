@@ -15,10 +15,10 @@ from vllm.v1.engine.async_llm import AsyncLLM
 
 from glm4v_core.engines.checkpoint.files import CheckpointFiles, load_image_processor, read_files
 from glm4v_core.engines.checkpoint.images import ImageRuler, Ruler, SquareRuler
-from glm4v_core.engines.fitting import GIB, Shape, check_fit
-from glm4v_core.engines.vllm_arguments import arguments_of, plan_of
-from glm4v_core.engines.vllm_options import VllmOptions
-from glm4v_core.engines.vllm_support import check_vllm, has_bfloat16
+from glm4v_core.engines.vllm.arguments import arguments_of, plan_of
+from glm4v_core.engines.vllm.memory import GIB, Shape, check_fit
+from glm4v_core.engines.vllm.options import VllmOptions
+from glm4v_core.engines.vllm.support import check_vllm, has_bfloat16
 from glm4v_core.errors import ModelLoadError, UnsupportedError
 
 _log = logging.getLogger(__name__)

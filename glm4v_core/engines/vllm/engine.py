@@ -26,9 +26,9 @@ from glm4v_core.dialect.template import ChatTemplate
 from glm4v_core.engines import EngineInfo, TokenCount, new_tokens
 from glm4v_core.engines.checkpoint.images import PromptTokenizer, TokenizedPrompt
 from glm4v_core.engines.checkpoint.transcript import Clock, Transcript, vocabulary_of
-from glm4v_core.engines.vllm_loading import Loaded, load_llm
-from glm4v_core.engines.vllm_options import VllmOptions
-from glm4v_core.engines.vllm_requests import ResizedPages, logprob_of, prompt_of, sampling_of
+from glm4v_core.engines.vllm.loading import Loaded, load_llm
+from glm4v_core.engines.vllm.options import VllmOptions
+from glm4v_core.engines.vllm.requests import ResizedPages, logprob_of, prompt_of, sampling_of
 from glm4v_core.errors import (
     ConfigError,
     EngineClosedError,
