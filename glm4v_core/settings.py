@@ -10,7 +10,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, field_validator, model_validator
 
 from glm4v_core.engines.loading import ENGINE_VARIABLE, MODEL_VARIABLE
-from glm4v_core.engines.server_options import hide_secrets
+from glm4v_core.engines.server.options import hide_secrets
 from glm4v_core.errors import ConfigError, UnknownOptionError, UnsupportedError
 from glm4v_core.model import Glm4v
 from glm4v_core.shared import Source, close, find_or_load

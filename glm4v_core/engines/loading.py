@@ -113,7 +113,7 @@ def _plan_transformers(model: str, options: Mapping[str, Any]) -> Plan:
 
 
 def _plan_server(model: str | None, options: Mapping[str, Any]) -> Plan:
-    from glm4v_core.engines.server_options import ServerOptions
+    from glm4v_core.engines.server.options import ServerOptions
 
     missing = [name for name in ("openai", "llguidance") if importlib.util.find_spec(name) is None]
     if missing:
@@ -123,7 +123,7 @@ def _plan_server(model: str | None, options: Mapping[str, Any]) -> Plan:
     settings = ServerOptions.from_mapping(options)
 
     def load() -> Engine:
-        from glm4v_core.engines.server import ServerEngine
+        from glm4v_core.engines.server.engine import ServerEngine
 
         return ServerEngine.load(model, settings)
 

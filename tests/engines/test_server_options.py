@@ -11,7 +11,7 @@ from pydantic import SecretStr
 
 from glm4v_core.dialect.families import FAMILIES, published_as
 from glm4v_core.engines.loading import plan_engine
-from glm4v_core.engines.server_options import ServerOptions
+from glm4v_core.engines.server.options import ServerOptions
 from glm4v_core.errors import ConfigError, MissingDependencyError, UnknownOptionError
 from glm4v_core.settings import ModelSettings
 from tests.engines.fake_server import MODEL, FakeServer

@@ -8,9 +8,9 @@ from typing import Any, assert_never
 
 from glm4v_core.dialect.grammar import compile_grammar
 from glm4v_core.dialect.tool_calls import describe_tools
-from glm4v_core.engines.server_client import Served
-from glm4v_core.engines.server_messages import WireDict, wire_messages
-from glm4v_core.engines.server_options import ServerOptions
+from glm4v_core.engines.server.client import Served
+from glm4v_core.engines.server.messages import WireDict, wire_messages
+from glm4v_core.engines.server.options import ServerOptions
 from glm4v_core.errors import UnsupportedError
 from glm4v_core.types import Choices, Constraint, JsonSchema, Regex, Request
 

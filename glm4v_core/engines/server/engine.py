@@ -13,11 +13,11 @@ from typing import Any
 import openai
 
 from glm4v_core.engines import EngineInfo, TokenCount, new_tokens
-from glm4v_core.engines.server_client import Served, asynchronous_client, find_model
-from glm4v_core.engines.server_errors import reported
-from glm4v_core.engines.server_options import ServerOptions
-from glm4v_core.engines.server_request import RequestWriter
-from glm4v_core.engines.server_stream import AnswerStream
+from glm4v_core.engines.server.client import Served, asynchronous_client, find_model
+from glm4v_core.engines.server.errors import reported
+from glm4v_core.engines.server.options import ServerOptions
+from glm4v_core.engines.server.request import RequestWriter
+from glm4v_core.engines.server.stream import AnswerStream
 from glm4v_core.errors import (
     EngineClosedError,
     EngineTimeoutError,

@@ -13,7 +13,7 @@ from typing import Any
 
 from glm4v_core.dialect.dialects import THINK_TAGS
 from glm4v_core.dialect.tool_calls import CALL_END, CALL_START, ToolArguments, write_call
-from glm4v_core.engines.server_client import Served
+from glm4v_core.engines.server.client import Served
 from glm4v_core.errors import ServerError
 from glm4v_core.types import FinishReason, Piece, Request, TokenLogprob, Tool, Usage
 

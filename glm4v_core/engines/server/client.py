@@ -12,8 +12,8 @@ from typing import Any, Literal
 import openai
 
 from glm4v_core.dialect.families import Family, family_named, published_as
-from glm4v_core.engines.server_errors import reported
-from glm4v_core.engines.server_options import ServerOptions
+from glm4v_core.engines.server.errors import reported
+from glm4v_core.engines.server.options import ServerOptions
 from glm4v_core.errors import ConfigError, ModelNotFoundError, ServerError, UnsupportedError
 
 _OLDEST = "0.32"

@@ -1,0 +1,1 @@
+"""The engine on a remote OpenAI-compatible server."""
