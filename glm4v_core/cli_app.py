@@ -211,7 +211,7 @@ def query(
 def doctor(as_json: Json = False) -> None:
     """Say what is installed, and which engines and models would run on this machine."""
     from glm4v_core.cli_doctor import print_findings
-    from glm4v_core.doctor import examine
+    from glm4v_core.engines.doctor import examine
 
     findings = examine()
     if as_json:

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from glm4v_core.doctor import READY, Findings
+from glm4v_core.engines.doctor import READY, Findings
 
 
 def print_findings(findings: Findings) -> None:

@@ -17,7 +17,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from glm4v_core.doctor import EXTRAS
+from glm4v_core.engines.doctor import EXTRAS
 from tests.imports import find_imports
 
 ROOT = Path(__file__).parents[1]

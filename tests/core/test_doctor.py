@@ -9,7 +9,7 @@ import pytest
 
 from glm4v_core import cli
 from glm4v_core.dialect.families import FAMILIES
-from glm4v_core.doctor import READY, examine, memory_needed
+from glm4v_core.engines.doctor import READY, examine, memory_needed
 
 FLASH = next(family for family in FAMILIES if family.name == "GLM-4.6V-Flash")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from glm4v_core.doctor import READY, examine
+from glm4v_core.engines.doctor import READY, examine
 from glm4v_core.engines.loading import plan_engine
 from glm4v_core.engines.vllm.support import VLLM_VERSIONS, vllm_version
 from glm4v_core.errors import MissingDependencyError
