@@ -41,8 +41,18 @@ from glm4v_core.reading import (
 )
 from glm4v_core.settings import SAMPLING_SETTINGS, ModelSettings, call_settings
 from glm4v_core.stored_page import FoundPage, Place, StoredPage, page_facts, page_id
-from glm4v_core.task_prompts import Language
 from glm4v_core.tasks import Answering, Step
+from glm4v_core.tasks.prompts import Language
+from glm4v_core.tasks.workflow import (
+    DocumentResult,
+    Failure,
+    Outcome,
+    PageFailure,
+    PageInfo,
+    StepInfo,
+    Workflow,
+    document_workflow,
+)
 from glm4v_core.types import (
     Box,
     Choices,
@@ -68,16 +78,6 @@ from glm4v_core.types import (
     ToolResult,
     Usage,
     Video,
-)
-from glm4v_core.workflow import (
-    DocumentResult,
-    Failure,
-    Outcome,
-    PageFailure,
-    PageInfo,
-    StepInfo,
-    Workflow,
-    document_workflow,
 )
 
 __all__ = [

@@ -14,7 +14,7 @@ from glm4v_core.cli_plan import Plan, Preset, Task, page_options, split
 from glm4v_core.errors import ConfigError
 from glm4v_core.media.pages import PageOptions
 from glm4v_core.pagestore import PAGES_FOUND
-from glm4v_core.task_prompts import Language
+from glm4v_core.tasks.prompts import Language
 
 if TYPE_CHECKING:
     from glm4v_core.model import Glm4v

@@ -17,8 +17,8 @@ from glm4v_core.report import REPORT, ReportWriter
 from glm4v_core.results import Row, RowWriter, export
 from glm4v_core.resume import Earlier
 from glm4v_core.resume_settings import Settings, write_settings
-from glm4v_core.task_prompts import Language
-from glm4v_core.workflow import Column
+from glm4v_core.tasks.prompts import Language
+from glm4v_core.tasks.workflow import Column
 
 DONE, SOME_FAILED, NOTHING_USABLE = 0, 1, 2
 ROWS_SHOWN = 40

@@ -21,9 +21,9 @@ from glm4v_core.media.files import FileStamp, find_files
 from glm4v_core.media.pages import PageOptions
 from glm4v_core.model import Glm4v
 from glm4v_core.pagestore import PageStore
-from glm4v_core.task_prompts import Language
 from glm4v_core.tasks import INCOMPLETE
-from glm4v_core.workflow import PageFailure, document_workflow
+from glm4v_core.tasks.prompts import Language
+from glm4v_core.tasks.workflow import PageFailure, document_workflow
 
 STOPPED = "Stopped early; the pages so far are in the store. The same command goes on."
 NO_PAGE = "No page has any of these words; --find takes others."

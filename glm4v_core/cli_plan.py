@@ -12,9 +12,9 @@ from typing import Any, Literal, assert_never
 from glm4v_core.dialect.families import Family
 from glm4v_core.errors import ConfigError
 from glm4v_core.media.pages import PageOptions, load_pages
-from glm4v_core.task_prompts import PRESETS, Language
 from glm4v_core.tasks import Step, ask, caption, classify, extract, ocr
-from glm4v_core.workflow import Workflow, document_workflow
+from glm4v_core.tasks.prompts import PRESETS, Language
+from glm4v_core.tasks.workflow import Workflow, document_workflow
 
 Task = Literal["workflow", "ocr", "caption", "classify", "extract"]
 Preset = Literal["product-copy", "lines", "alt-text", "product-audit"]

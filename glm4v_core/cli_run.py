@@ -21,7 +21,7 @@ from glm4v_core.page_html import data_uri
 from glm4v_core.results import Row, prepare_folder, row_of
 from glm4v_core.resume import Earlier, KeptPage, PageTask, gather, page_tasks
 from glm4v_core.resume_settings import Settings, check_settings, settings_of
-from glm4v_core.workflow import Workflow
+from glm4v_core.tasks.workflow import Workflow
 
 INTERRUPTED = 130
 STOPPED = "Stopped early; the rows so far are complete. The same command with --resume goes on."

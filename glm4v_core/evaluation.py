@@ -17,9 +17,9 @@ from glm4v_core.evaluation_probes import LOWER_IS_BETTER, TASKS, Probe, Prober, 
 from glm4v_core.evaluation_truth import Truth, Truths
 from glm4v_core.media.image import Image
 from glm4v_core.metrics import Pair, Score, Tally, confusion, score_all, score_labels
-from glm4v_core.task_prompts import Language
+from glm4v_core.tasks.prompts import Language
+from glm4v_core.tasks.workflow import Failure
 from glm4v_core.types import FinishReason
-from glm4v_core.workflow import Failure
 
 if TYPE_CHECKING:
     from glm4v_core.model import Glm4v

@@ -20,8 +20,8 @@ from glm4v_core.metrics import (
     normalise,
     word_errors,
 )
-from glm4v_core.task_prompts import Language
 from glm4v_core.tasks import ask, classify, extract, ocr, summarize
+from glm4v_core.tasks.prompts import Language
 from glm4v_core.types import Completion, Message, Request
 
 Task = Literal["text", "summary", "label", "fields", "questions", "tools"]

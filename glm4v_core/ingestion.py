@@ -20,8 +20,8 @@ from glm4v_core.media.pages import Page, PageOptions, load_pages
 from glm4v_core.model import Glm4v
 from glm4v_core.pagestore import PageStore
 from glm4v_core.resume_settings import settings_of
-from glm4v_core.task_prompts import Language
-from glm4v_core.workflow import Failure, PageFailure, PageInfo, Workflow, document_workflow
+from glm4v_core.tasks.prompts import Language
+from glm4v_core.tasks.workflow import Failure, PageFailure, PageInfo, Workflow, document_workflow
 
 Status = Literal["read", "kept", "failed"]
 

@@ -22,7 +22,7 @@ from glm4v_core.media.image import Image
 from glm4v_core.media.pages import PageOptions, load_page
 from glm4v_core.store_file import Row, StoreFile, Write
 from glm4v_core.stored_page import FoundPage, Place, StoredPage
-from glm4v_core.workflow import DocumentResult, Failure, PageFailure, PageInfo
+from glm4v_core.tasks.workflow import DocumentResult, Failure, PageFailure, PageInfo
 
 PAGES_FOUND = 3
 _KEPT_OPTIONS = ("dpi", "frames", "max_pages", "max_image_tokens")

@@ -15,8 +15,8 @@ from glm4v_core.concurrency.ordered import in_order
 from glm4v_core.errors import ConfigError, Glm4vError, InputError, is_of_one_page
 from glm4v_core.media.image import ImageSource
 from glm4v_core.media.pages import Page, PageOptions, load_pages
+from glm4v_core.tasks.workflow import PageInfo
 from glm4v_core.types import Completion
-from glm4v_core.workflow import PageInfo
 
 O = TypeVar("O")  # noqa: E741  # the origin
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from glm4v_core.page_html import PAGE_END, page_start, picture_html
 from glm4v_core.results import Row, open_text, writing
-from glm4v_core.task_prompts import Language
-from glm4v_core.workflow import Column
+from glm4v_core.tasks.prompts import Language
+from glm4v_core.tasks.workflow import Column
 
 REPORT = "report.html"
 MOST_PICTURES = 500

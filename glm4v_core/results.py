@@ -13,7 +13,7 @@ from typing import Any, TextIO
 
 from glm4v_core.errors import ConfigError
 from glm4v_core.media.files import FileStamp
-from glm4v_core.workflow import Column, DocumentResult, Outcome, PageFailure
+from glm4v_core.tasks.workflow import Column, DocumentResult, Outcome, PageFailure
 
 Row = dict[str, Any]
 

@@ -16,7 +16,7 @@ from glm4v_core.errors import ConfigError
 from glm4v_core.media.files import FileStamp, pages_wanted, read_pages
 from glm4v_core.media.pages import Page, PageOptions
 from glm4v_core.results import EARLIER, JSONL, Row, writing
-from glm4v_core.workflow import PageFailure
+from glm4v_core.tasks.workflow import PageFailure
 
 Places = dict[str, dict[int, tuple[Path, int]]]
 """Absolute path of a source -> page number -> the file that holds its row, and where the row begins."""

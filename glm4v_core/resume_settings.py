@@ -11,7 +11,7 @@ from typing import Any
 from glm4v_core.errors import ConfigError
 from glm4v_core.media.pages import PageOptions
 from glm4v_core.results import open_text, writing
-from glm4v_core.workflow import Workflow
+from glm4v_core.tasks.workflow import Workflow
 
 SETTINGS = "settings.json"
 Settings = Mapping[str, Mapping[str, Any]]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from glm4v_core.errors import Glm4vError
 from glm4v_core.media.pages import FailedPage, Page, PageOptions, load_pages
-from glm4v_core.workflow import Failure, PageFailure, PageInfo
+from glm4v_core.tasks.workflow import Failure, PageFailure, PageInfo
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".pdf"})
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from glm4v_core.task_prompts import PROMPTS
+from glm4v_core.tasks.prompts import PROMPTS
 from tiny.documents import KINDS
 
 Language = Literal["en", "zh"]

@@ -20,7 +20,7 @@ from glm4v_core.evaluation_report import (
     write_report,
 )
 from glm4v_core.metrics import Score, Tally
-from glm4v_core.workflow import Failure
+from glm4v_core.tasks.workflow import Failure
 
 EVIL = "<script>alert(1)</script>"
 

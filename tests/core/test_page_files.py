@@ -11,7 +11,7 @@ import pytest
 
 from glm4v_core.media.files import FileStamp, find_files, read_pages
 from glm4v_core.media.pages import Page
-from glm4v_core.workflow import PageFailure
+from glm4v_core.tasks.workflow import PageFailure
 
 
 @pytest.fixture

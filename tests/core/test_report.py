@@ -17,8 +17,8 @@ from glm4v_core.media.image import Image
 from glm4v_core.page_html import data_uri
 from glm4v_core.report import ReportWriter
 from glm4v_core.results import row_of
-from glm4v_core.task_prompts import Language
-from glm4v_core.workflow import Column, DocumentResult, Failure, PageFailure, PageInfo
+from glm4v_core.tasks.prompts import Language
+from glm4v_core.tasks.workflow import Column, DocumentResult, Failure, PageFailure, PageInfo
 
 COLUMNS: tuple[Column, ...] = ("text", "summary", "label", "fields")
 EVIL = '</pre><script>alert(1)</script><img src="https://evil.example/x.png">'

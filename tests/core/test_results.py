@@ -13,8 +13,8 @@ import pytest
 
 from glm4v_core.errors import ConfigError
 from glm4v_core.results import Row, RowWriter, escape_formula, export, prepare_folder, read_rows, row_of
+from glm4v_core.tasks.workflow import DocumentResult, Failure, PageFailure, PageInfo, StepInfo
 from glm4v_core.types import Timings, Usage
-from glm4v_core.workflow import DocumentResult, Failure, PageFailure, PageInfo, StepInfo
 
 DONE = DocumentResult(
     PageInfo("发票.png", 1, 2, "ab12", "PNG", (40, 30), notes=("flattened on white",)),

@@ -22,8 +22,8 @@ from glm4v_core.media.pages import PageOptions
 from glm4v_core.model import Glm4v
 from glm4v_core.results import row_of
 from glm4v_core.resume import KeptPage, gather, page_tasks
+from glm4v_core.tasks.workflow import DocumentResult, PageInfo
 from glm4v_core.types import Request
-from glm4v_core.workflow import DocumentResult, PageInfo
 
 CAPTION = Plan(task="caption")
 Says = Callable[[int], str | Exception]

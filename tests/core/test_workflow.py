@@ -16,8 +16,8 @@ from glm4v_core.errors import ConfigError, EngineDeadError, OutOfMemoryError
 from glm4v_core.media.image import Image
 from glm4v_core.media.pages import Page
 from glm4v_core.model import Glm4v
+from glm4v_core.tasks.workflow import DocumentResult, Failure, PageFailure, PageInfo, Workflow, document_workflow
 from glm4v_core.types import Request
-from glm4v_core.workflow import DocumentResult, Failure, PageFailure, PageInfo, Workflow, document_workflow
 
 LABELS = ("invoice", "letter")
 

@@ -12,8 +12,8 @@ from glm4v_core.concurrency.own_loop import iterate_in_own_loop
 from glm4v_core.dialect.families import Family
 from glm4v_core.errors import Glm4vError, is_of_one_page
 from glm4v_core.media.pages import Page
-from glm4v_core.task_prompts import Language
 from glm4v_core.tasks import INCOMPLETE, Answering, Step, classify, ocr, summarize
+from glm4v_core.tasks.prompts import Language
 from glm4v_core.types import Completion, FinishReason, Timings, Usage
 
 R = TypeVar("R")

@@ -13,7 +13,7 @@ from glm4v_core.dialect.families import Family
 from glm4v_core.dialect.grammar import check_answer, check_constraint
 from glm4v_core.errors import ConstraintError, InvalidOutputError, TruncatedOutputError
 from glm4v_core.media.image import Image
-from glm4v_core.task_prompts import DOCUMENT, PROMPTS, Language
+from glm4v_core.tasks.prompts import DOCUMENT, PROMPTS, Language
 from glm4v_core.types import Choices, Completion, Constraint, FinishReason, JsonSchema, Message, Request, Sampling
 
 T = TypeVar("T")
