@@ -20,7 +20,7 @@ from glm4v_core.lexicon import is_function_word, page_terms, query_terms
 from glm4v_core.media.files import FileStamp
 from glm4v_core.media.image import Image
 from glm4v_core.media.pages import PageOptions, load_page
-from glm4v_core.store_file import Row, StoreFile, Write
+from glm4v_core.storage.file import Row, StoreFile, Write
 from glm4v_core.stored_page import FoundPage, Place, StoredPage
 from glm4v_core.tasks.workflow import DocumentResult, Failure, PageFailure, PageInfo
 

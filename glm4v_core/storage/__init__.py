@@ -1,0 +1,1 @@
+"""SQLite files: what the page store and large jobs are built on."""
