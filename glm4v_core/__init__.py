@@ -1,18 +1,6 @@
 """The engine room of glm4v: GLM-V models on your own machine, without any host framework."""
 
 from glm4v_core import errors, shared, tasks
-from glm4v_core.answering import (
-    Evidence,
-    PageAnswer,
-    PageAsking,
-    Route,
-    SourcedAnswer,
-    aquery_pages,
-    choose_answer,
-    open_each,
-    page_request,
-    query_pages,
-)
 from glm4v_core.concurrency.ordered import in_order
 from glm4v_core.concurrency.own_loop import iterate_in_own_loop, run_in_own_loop
 from glm4v_core.defaults import Defaults
@@ -21,14 +9,12 @@ from glm4v_core.dialect.schemas import closed_schema
 from glm4v_core.engines import Engine, EngineInfo, TokenCount
 from glm4v_core.engines.scripted import ScriptedEngine
 from glm4v_core.errors import Glm4vError
-from glm4v_core.ingestion import IngestedPage, Ingestion, IngestOptions, aingest, ingest
 from glm4v_core.media.files import Paths, find_files, find_scans
 from glm4v_core.media.image import Image, ImageSource, Provenance
 from glm4v_core.media.limits import ImageLimits
 from glm4v_core.media.pages import FailedPage, Page, PageOptions, count_pages, load_page, load_pages
 from glm4v_core.media.source import check_url
 from glm4v_core.model import Glm4v
-from glm4v_core.pagestore import PAGES_FOUND, PageStore
 from glm4v_core.reading import (
     Facts,
     OnError,
@@ -40,7 +26,21 @@ from glm4v_core.reading import (
     read_texts,
 )
 from glm4v_core.settings import SAMPLING_SETTINGS, ModelSettings, call_settings
-from glm4v_core.stored_page import FoundPage, Place, StoredPage, page_facts, page_id
+from glm4v_core.store.asking import (
+    Evidence,
+    PageAnswer,
+    PageAsking,
+    Route,
+    SourcedAnswer,
+    aquery_pages,
+    choose_answer,
+    open_each,
+    page_request,
+    query_pages,
+)
+from glm4v_core.store.ingestion import IngestedPage, Ingestion, IngestOptions, aingest, ingest
+from glm4v_core.store.page import FoundPage, Place, StoredPage, page_facts, page_id
+from glm4v_core.store.store import PAGES_FOUND, PageStore
 from glm4v_core.tasks import Answering, Step
 from glm4v_core.tasks.prompts import Language
 from glm4v_core.tasks.workflow import (

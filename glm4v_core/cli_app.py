@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from glm4v_core.answering import Route
 from glm4v_core.cli_plan import Plan, Preset, Task, page_options, split
 from glm4v_core.errors import ConfigError
 from glm4v_core.media.pages import PageOptions
-from glm4v_core.pagestore import PAGES_FOUND
+from glm4v_core.store.asking import Route
+from glm4v_core.store.store import PAGES_FOUND
 from glm4v_core.tasks.prompts import Language
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ def index(
     Exits with 0 when all pages are in the store, 1 when some failed, 2 when nothing usable came out.
     """
     from glm4v_core.cli_pages import index_pages
-    from glm4v_core.ingestion import IngestOptions
+    from glm4v_core.store.ingestion import IngestOptions
 
     pages = page_options(frames, dpi=dpi, max_pages=max_pages, password=password, max_image_tokens=max_image_tokens)
     options = IngestOptions(split(labels), language, concurrency, keep_pictures)

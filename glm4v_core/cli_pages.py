@@ -12,15 +12,15 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from glm4v_core.answering import Evidence, Route, SourcedAnswer, choose_answer, find_evidence, page_request
 from glm4v_core.cli_outputs import DONE, NOTHING_USABLE, SOME_FAILED
 from glm4v_core.cli_run import INTERRUPTED, progress_bar
 from glm4v_core.errors import ConfigError, ImageNotFoundError, InputError
-from glm4v_core.ingestion import IngestedPage, Ingestion, IngestOptions, aingest
 from glm4v_core.media.files import FileStamp, find_files
 from glm4v_core.media.pages import PageOptions
 from glm4v_core.model import Glm4v
-from glm4v_core.pagestore import PageStore
+from glm4v_core.store.asking import Evidence, Route, SourcedAnswer, choose_answer, find_evidence, page_request
+from glm4v_core.store.ingestion import IngestedPage, Ingestion, IngestOptions, aingest
+from glm4v_core.store.store import PageStore
 from glm4v_core.tasks import INCOMPLETE
 from glm4v_core.tasks.prompts import Language
 from glm4v_core.tasks.workflow import PageFailure, document_workflow

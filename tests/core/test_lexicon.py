@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from glm4v_core.lexicon import page_terms, query_terms
+from glm4v_core.store.lexicon import page_terms, query_terms
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,8 @@ from glm4v_core.errors import ConfigError, ImageError, InputError, PageError
 from glm4v_core.media.image import Image
 from glm4v_core.media.pages import PageOptions, load_page, load_pages
 from glm4v_core.model import Glm4v
-from glm4v_core.pagestore import PAGES_FOUND, PageStore
-from glm4v_core.stored_page import FoundPage, Place
+from glm4v_core.store.page import FoundPage, Place
+from glm4v_core.store.store import PAGES_FOUND, PageStore
 from glm4v_core.tasks import ask
 from glm4v_core.tasks.prompts import ASK_PAGE, NOT_ON_PAGE, Language
 from glm4v_core.types import Completion, Message, Request

@@ -16,12 +16,12 @@ from types import TracebackType
 from typing import Self, Unpack
 
 from glm4v_core.errors import ConfigError, Glm4vError, PageError
-from glm4v_core.lexicon import is_function_word, page_terms, query_terms
 from glm4v_core.media.files import FileStamp
 from glm4v_core.media.image import Image
 from glm4v_core.media.pages import PageOptions, load_page
 from glm4v_core.storage.file import Row, StoreFile, Write
-from glm4v_core.stored_page import FoundPage, Place, StoredPage
+from glm4v_core.store.lexicon import is_function_word, page_terms, query_terms
+from glm4v_core.store.page import FoundPage, Place, StoredPage
 from glm4v_core.tasks.workflow import DocumentResult, Failure, PageFailure, PageInfo
 
 PAGES_FOUND = 3

@@ -1,0 +1,1 @@
+"""Pages by content: the store, its lexical index, ingestion and asking."""
