@@ -13,10 +13,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from glm4v_core.report import REPORT, ReportWriter
-from glm4v_core.results import Row, RowWriter, export
-from glm4v_core.resume import Earlier
-from glm4v_core.resume_settings import Settings, write_settings
+from glm4v_core.bulk.earlier import Earlier
+from glm4v_core.bulk.report import REPORT, ReportWriter
+from glm4v_core.bulk.rows import Row, RowWriter, export
+from glm4v_core.bulk.settings import Settings, write_settings
 from glm4v_core.tasks.prompts import Language
 from glm4v_core.tasks.workflow import Column
 

@@ -10,6 +10,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from glm4v_core.bulk.earlier import Earlier, KeptPage, PageTask, gather, page_tasks
+from glm4v_core.bulk.rows import Row, prepare_folder, row_of
+from glm4v_core.bulk.settings import Settings, check_settings, settings_of
 from glm4v_core.cli_outputs import Outputs
 from glm4v_core.cli_plan import Plan
 from glm4v_core.concurrency.ordered import in_order
@@ -18,9 +21,6 @@ from glm4v_core.html.page import data_uri
 from glm4v_core.media.files import FileStamp, Found, find_files, pages_wanted
 from glm4v_core.media.pages import Page, PageOptions
 from glm4v_core.model import Glm4v
-from glm4v_core.results import Row, prepare_folder, row_of
-from glm4v_core.resume import Earlier, KeptPage, PageTask, gather, page_tasks
-from glm4v_core.resume_settings import Settings, check_settings, settings_of
 from glm4v_core.tasks.workflow import Workflow
 
 INTERRUPTED = 130

@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Unpack
 
+from glm4v_core.bulk.settings import settings_of
 from glm4v_core.concurrency.ordered import IN_FLIGHT, in_order
 from glm4v_core.concurrency.own_loop import run_in_own_loop
 from glm4v_core.media.files import FileStamp, Paths, find_files, read_pages
 from glm4v_core.media.pages import Page, PageOptions, load_pages
 from glm4v_core.model import Glm4v
-from glm4v_core.resume_settings import settings_of
 from glm4v_core.store.store import PageStore
 from glm4v_core.tasks.prompts import Language
 from glm4v_core.tasks.workflow import Failure, PageFailure, PageInfo, Workflow, document_workflow

@@ -13,10 +13,10 @@ from pathlib import Path
 import PIL.Image
 import pytest
 
+from glm4v_core.bulk.report import ReportWriter
+from glm4v_core.bulk.rows import row_of
 from glm4v_core.html.page import data_uri
 from glm4v_core.media.image import Image
-from glm4v_core.report import ReportWriter
-from glm4v_core.results import row_of
 from glm4v_core.tasks.prompts import Language
 from glm4v_core.tasks.workflow import Column, DocumentResult, Failure, PageFailure, PageInfo
 

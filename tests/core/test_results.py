@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from glm4v_core.bulk.rows import Row, RowWriter, escape_formula, export, prepare_folder, read_rows, row_of
 from glm4v_core.errors import ConfigError
-from glm4v_core.results import Row, RowWriter, escape_formula, export, prepare_folder, read_rows, row_of
 from glm4v_core.tasks.workflow import DocumentResult, Failure, PageFailure, PageInfo, StepInfo
 from glm4v_core.types import Timings, Usage
 

@@ -12,6 +12,8 @@ from typing import Any
 import PIL.Image
 import pytest
 
+from glm4v_core.bulk.earlier import KeptPage, gather, page_tasks
+from glm4v_core.bulk.rows import row_of
 from glm4v_core.cli_plan import Plan
 from glm4v_core.cli_run import run_pages
 from glm4v_core.engines.scripted import ScriptedEngine
@@ -20,8 +22,6 @@ from glm4v_core.media.files import FileStamp
 from glm4v_core.media.image import Image
 from glm4v_core.media.pages import PageOptions
 from glm4v_core.model import Glm4v
-from glm4v_core.results import row_of
-from glm4v_core.resume import KeptPage, gather, page_tasks
 from glm4v_core.tasks.workflow import DocumentResult, PageInfo
 from glm4v_core.types import Request
 

@@ -8,9 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from glm4v_core.bulk.rows import open_text, writing
 from glm4v_core.errors import ConfigError
 from glm4v_core.media.pages import PageOptions
-from glm4v_core.results import open_text, writing
 from glm4v_core.tasks.workflow import Workflow
 
 SETTINGS = "settings.json"

@@ -8,8 +8,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from glm4v_core.bulk.rows import Row, open_text, writing
 from glm4v_core.html.page import PAGE_END, page_start, picture_html
-from glm4v_core.results import Row, open_text, writing
 from glm4v_core.tasks.prompts import Language
 from glm4v_core.tasks.workflow import Column
 

@@ -1,0 +1,1 @@
+"""The runner of large jobs: rows, outputs, resuming, the report."""
