@@ -127,7 +127,7 @@ def evaluate(
 ) -> None:
     """Score a model over pages whose truth is known."""
     from glm4v_core.cli_eval import run_evaluation, tasks_from
-    from glm4v_core.evaluation import EvaluationOptions
+    from glm4v_core.evaluation.scoring import EvaluationOptions
 
     options = EvaluationOptions(language, tasks_from(tasks), split(labels), limit, concurrency, seed=seed)
     run_evaluation(partial(_load, model, engine, option), folder, options, out, overwrite=overwrite)

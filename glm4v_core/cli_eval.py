@@ -12,9 +12,8 @@ from rich.console import Console
 from glm4v_core.cli_plan import split
 from glm4v_core.cli_run import progress_bar
 from glm4v_core.errors import ConfigError
-from glm4v_core.evaluation import EvaluationOptions, ScoredPage, evaluate
-from glm4v_core.evaluation_probes import TASKS, Task
-from glm4v_core.evaluation_report import (
+from glm4v_core.evaluation.probes import TASKS, Task
+from glm4v_core.evaluation.report import (
     ANSWERS,
     EVALUATION,
     WORST,
@@ -23,7 +22,8 @@ from glm4v_core.evaluation_report import (
     score_table,
     write_report,
 )
-from glm4v_core.evaluation_truth import load_truths
+from glm4v_core.evaluation.scoring import EvaluationOptions, ScoredPage, evaluate
+from glm4v_core.evaluation.truth import load_truths
 from glm4v_core.model import Glm4v
 
 

@@ -26,8 +26,8 @@ from rich.console import Console
 from rich.table import Table
 
 from glm4v_core import Glm4v, Language, PageStore, Route, aingest, choose_answer, in_order, page_request
-from glm4v_core.evaluation_truth import Truth, load_truths
-from glm4v_core.metrics import Score, Tally, anls, is_same, score_all
+from glm4v_core.evaluation.metrics import Score, Tally, anls, is_same, score_all
+from glm4v_core.evaluation.truth import Truth, load_truths
 from glm4v_core.store.asking import find_evidence
 from glm4v_core.store.ingestion import IngestOptions
 

@@ -28,7 +28,7 @@ ENTRANCES = {
     "glm4v_core.engines.transformers.engine": ("hf",),
     "glm4v_core.engines.vllm.engine": ("vllm",),
     "glm4v_core.engines.server.engine": ("server",),
-    "glm4v_core.evaluation": ("eval",),
+    "glm4v_core.evaluation.scoring": ("eval",),
     "glm4v_core.cli_app": ("cli",),
     "glm4v_core.cli_run": ("cli",),
     "glm4v_core.cli_eval": ("cli", "eval"),

@@ -12,8 +12,8 @@ import pytest
 
 from glm4v_core.engines.scripted import Answer, ScriptedEngine
 from glm4v_core.errors import InputError, OutOfMemoryError
-from glm4v_core.evaluation import Evaluation, EvaluationOptions, ScoredPage, evaluate
-from glm4v_core.evaluation_truth import load_truths
+from glm4v_core.evaluation.scoring import Evaluation, EvaluationOptions, ScoredPage, evaluate
+from glm4v_core.evaluation.truth import load_truths
 from glm4v_core.media.image import Image
 from glm4v_core.model import Glm4v
 from glm4v_core.types import Piece, Request, Text

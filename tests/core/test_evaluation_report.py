@@ -9,8 +9,8 @@ import PIL.Image
 import pytest
 from rich.console import Console
 
-from glm4v_core.evaluation import Evaluation, ScoredAnswer, ScoredPage
-from glm4v_core.evaluation_report import (
+from glm4v_core.evaluation.metrics import Score, Tally
+from glm4v_core.evaluation.report import (
     LONGEST_COMPARED,
     as_json,
     confusion_table,
@@ -19,7 +19,7 @@ from glm4v_core.evaluation_report import (
     score_table,
     write_report,
 )
-from glm4v_core.metrics import Score, Tally
+from glm4v_core.evaluation.scoring import Evaluation, ScoredAnswer, ScoredPage
 from glm4v_core.tasks.workflow import Failure
 
 EVIL = "<script>alert(1)</script>"

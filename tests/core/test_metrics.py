@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from glm4v_core.metrics import (
+from glm4v_core.evaluation.metrics import (
     Pair,
     Tally,
     anls,

@@ -13,7 +13,7 @@ import pytest
 from tiny.documents import KINDS
 from tiny.sequences import PRINTABLE
 
-from glm4v_core.evaluation_truth import load_truths
+from glm4v_core.evaluation.truth import load_truths
 from glm4v_core.media.pages import load_pages
 
 pytestmark = pytest.mark.usefixtures("fonts")

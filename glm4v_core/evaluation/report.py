@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from glm4v_core.errors import Glm4vError
-from glm4v_core.evaluation import Evaluation, ScoredAnswer, ScoredPage
-from glm4v_core.evaluation_probes import LOWER_IS_BETTER
+from glm4v_core.evaluation.metrics import Score
+from glm4v_core.evaluation.probes import LOWER_IS_BETTER
+from glm4v_core.evaluation.scoring import Evaluation, ScoredAnswer, ScoredPage
 from glm4v_core.html.page import PAGE_END, data_uri, page_start, picture_html
 from glm4v_core.media.image import Image
-from glm4v_core.metrics import Score
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from glm4v_core.dialect.families import Family
-from glm4v_core.evaluation_truth import Question, ToolTask, Truth
-from glm4v_core.media.image import Image
-from glm4v_core.metrics import (
+from glm4v_core.evaluation.metrics import (
     Tally,
     anls,
     character_errors,
@@ -20,6 +18,8 @@ from glm4v_core.metrics import (
     normalise,
     word_errors,
 )
+from glm4v_core.evaluation.truth import Question, ToolTask, Truth
+from glm4v_core.media.image import Image
 from glm4v_core.tasks import ask, classify, extract, ocr, summarize
 from glm4v_core.tasks.prompts import Language
 from glm4v_core.types import Completion, Message, Request

@@ -1,0 +1,1 @@
+"""Scoring of a model on pages whose truth is known."""
