@@ -9,13 +9,7 @@ from glm4v_core.dialect.schemas import closed_schema
 from glm4v_core.engines import Engine, EngineInfo, TokenCount
 from glm4v_core.engines.scripted import ScriptedEngine
 from glm4v_core.errors import Glm4vError
-from glm4v_core.media.files import Paths, find_files, find_scans
-from glm4v_core.media.image import Image, ImageSource, Provenance
-from glm4v_core.media.limits import ImageLimits
-from glm4v_core.media.pages import FailedPage, Page, PageOptions, count_pages, load_page, load_pages
-from glm4v_core.media.source import check_url
-from glm4v_core.model import Glm4v
-from glm4v_core.reading import (
+from glm4v_core.hosts.reading import (
     Facts,
     OnError,
     PageText,
@@ -25,7 +19,13 @@ from glm4v_core.reading import (
     open_pages,
     read_texts,
 )
-from glm4v_core.settings import SAMPLING_SETTINGS, ModelSettings, call_settings
+from glm4v_core.hosts.settings import SAMPLING_SETTINGS, ModelSettings, call_settings
+from glm4v_core.media.files import Paths, find_files, find_scans
+from glm4v_core.media.image import Image, ImageSource, Provenance
+from glm4v_core.media.limits import ImageLimits
+from glm4v_core.media.pages import FailedPage, Page, PageOptions, count_pages, load_page, load_pages
+from glm4v_core.media.source import check_url
+from glm4v_core.model import Glm4v
 from glm4v_core.store.asking import (
     Evidence,
     PageAnswer,

@@ -13,7 +13,7 @@ from glm4v_core.dialect.families import FAMILIES, published_as
 from glm4v_core.engines.loading import plan_engine
 from glm4v_core.engines.server.options import ServerOptions
 from glm4v_core.errors import ConfigError, MissingDependencyError, UnknownOptionError
-from glm4v_core.settings import ModelSettings
+from glm4v_core.hosts.settings import ModelSettings
 from tests.engines.fake_server import MODEL, FakeServer
 
 URL = "http://127.0.0.1:8000/v1"

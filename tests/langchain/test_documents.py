@@ -175,7 +175,7 @@ class TestFailures:
         llm, _ = scripted(read)
         documents = await load(ScannedDocumentLoader(mixed, llm, errors="skip"), way)
         assert texts(documents) == [f"text of page {number}" for number in (1, 2, 3)]
-        (warning,) = [record for record in caplog.records if record.name == "glm4v_core.reading"]
+        (warning,) = [record for record in caplog.records if record.name == "glm4v_core.hosts.reading"]
         assert warning.levelno == logging.WARNING
         assert str(mixed[1]) in warning.getMessage()
         assert "copy or scan it again" in warning.getMessage()

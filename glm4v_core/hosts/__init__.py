@@ -1,0 +1,1 @@
+"""What adapters for a framework are made of."""
