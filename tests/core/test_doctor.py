@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from glm4v_core import cli
+from glm4v_core.cli import main as cli
 from glm4v_core.dialect.families import FAMILIES
 from glm4v_core.engines.doctor import READY, examine, memory_needed
 

@@ -14,8 +14,8 @@ import pytest
 
 from glm4v_core.bulk.earlier import KeptPage, gather, page_tasks
 from glm4v_core.bulk.rows import row_of
-from glm4v_core.cli_plan import Plan
-from glm4v_core.cli_run import run_pages
+from glm4v_core.cli.plan import Plan
+from glm4v_core.cli.run import run_pages
 from glm4v_core.engines.scripted import ScriptedEngine
 from glm4v_core.errors import ConfigError, EngineDeadError, Glm4vError, OutOfMemoryError
 from glm4v_core.media.files import FileStamp

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from glm4v_core import cli
+from glm4v_core.cli import main as cli
 
 
 @dataclass(frozen=True)

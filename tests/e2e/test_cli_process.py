@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 INTERRUPTIBLE = """
 import signal
-from glm4v_core.cli import main
+from glm4v_core.cli.main import main
 signal.signal(signal.SIGINT, signal.default_int_handler)
 main()
 """
@@ -69,7 +69,7 @@ def test_an_interrupted_run_leaves_valid_files(tmp_path: Path) -> None:
 
 
 def test_without_typer_the_install_line_is_shown() -> None:
-    code = "import sys; sys.modules['typer'] = None; from glm4v_core.cli import main; main()"
+    code = "import sys; sys.modules['typer'] = None; from glm4v_core.cli.main import main; main()"
     ended = subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True, check=False)
     assert ended.returncode == 1
     assert "pip install 'glm4v[cli]'" in ended.stderr
@@ -77,7 +77,7 @@ def test_without_typer_the_install_line_is_shown() -> None:
 
 
 def test_without_jiwer_the_install_line_is_shown(tmp_path: Path) -> None:
-    code = "import sys; sys.modules['jiwer'] = None; from glm4v_core.cli import main; main()"
+    code = "import sys; sys.modules['jiwer'] = None; from glm4v_core.cli.main import main; main()"
     command = [sys.executable, "-c", code, "eval", str(tmp_path)]
     ended = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
     assert ended.returncode == 2
@@ -86,7 +86,7 @@ def test_without_jiwer_the_install_line_is_shown(tmp_path: Path) -> None:
 
 def test_a_wrong_path_is_answered_before_anything_heavy_is_loaded() -> None:
     code = (
-        "import sys; sys.argv = ['glm4v', 'ask', 'gone.png', '?']; from glm4v_core.cli import main\n"
+        "import sys; sys.argv = ['glm4v', 'ask', 'gone.png', '?']; from glm4v_core.cli.main import main\n"
         "try: main()\nexcept SystemExit as ended: print(ended.code)\n"
         "print(sorted({'torch', 'transformers'} & set(sys.modules)))"
     )
@@ -97,7 +97,7 @@ def test_a_wrong_path_is_answered_before_anything_heavy_is_loaded() -> None:
 
 def test_help_loads_nothing_heavy() -> None:
     code = (
-        "import sys; sys.argv = ['glm4v', 'run', '--help']; from glm4v_core.cli import main\n"
+        "import sys; sys.argv = ['glm4v', 'run', '--help']; from glm4v_core.cli.main import main\n"
         "try: main()\nexcept SystemExit: pass\n"
         "print(sorted({'torch', 'transformers', 'numpy', 'jiwer', 'pypdfium2', 'llguidance'} & set(sys.modules)))"
     )

@@ -13,7 +13,7 @@ FAILED = 2
 def main() -> None:
     """Run the command line."""
     try:
-        from glm4v_core.cli_app import app
+        from glm4v_core.cli.app import app
     except ModuleNotFoundError as error:
         if error.name not in ("typer", "rich"):
             raise

@@ -13,8 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from glm4v_core.bulk.earlier import Earlier, KeptPage, PageTask, gather, page_tasks
 from glm4v_core.bulk.rows import Row, prepare_folder, row_of
 from glm4v_core.bulk.settings import Settings, check_settings, settings_of
-from glm4v_core.cli_outputs import Outputs
-from glm4v_core.cli_plan import Plan
+from glm4v_core.cli.outputs import Outputs
+from glm4v_core.cli.plan import Plan
 from glm4v_core.concurrency.ordered import in_order
 from glm4v_core.errors import Glm4vError, ImageNotFoundError, InputError
 from glm4v_core.html.page import data_uri

@@ -12,8 +12,8 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from glm4v_core.cli_outputs import DONE, NOTHING_USABLE, SOME_FAILED
-from glm4v_core.cli_run import INTERRUPTED, progress_bar
+from glm4v_core.cli.outputs import DONE, NOTHING_USABLE, SOME_FAILED
+from glm4v_core.cli.run import INTERRUPTED, progress_bar
 from glm4v_core.errors import ConfigError, ImageNotFoundError, InputError
 from glm4v_core.media.files import FileStamp, find_files
 from glm4v_core.media.pages import PageOptions

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from glm4v_core.cli_plan import Plan, Preset, Task, page_options, split
+from glm4v_core.cli.plan import Plan, Preset, Task, page_options, split
 from glm4v_core.errors import ConfigError
 from glm4v_core.media.pages import PageOptions
 from glm4v_core.store.asking import Route
@@ -83,7 +83,7 @@ def run(
 
     Exits with 0 when all pages are done, 1 when some failed, 2 when nothing usable came out.
     """
-    from glm4v_core.cli_run import run_pages
+    from glm4v_core.cli.run import run_pages
 
     plan = Plan(task, preset, prompt, split(labels), split(fields), schema, language)
     pages = page_options(frames, dpi=dpi, max_pages=max_pages, password=password, max_image_tokens=max_image_tokens)
@@ -105,7 +105,7 @@ def ask(
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Upper bound on new tokens.")] = None,
 ) -> None:
     """Ask one question about one picture; the answer streams to standard output, the thought to standard error."""
-    from glm4v_core.cli_ask import stream_answer
+    from glm4v_core.cli.ask import stream_answer
 
     stream_answer(partial(_load, model, engine, option), image, question, thinking=thinking, max_tokens=max_tokens)
 
@@ -126,7 +126,7 @@ def evaluate(
     overwrite: Overwrite = False,
 ) -> None:
     """Score a model over pages whose truth is known."""
-    from glm4v_core.cli_eval import run_evaluation, tasks_from
+    from glm4v_core.cli.eval import run_evaluation, tasks_from
     from glm4v_core.evaluation.scoring import EvaluationOptions
 
     options = EvaluationOptions(language, tasks_from(tasks), split(labels), limit, concurrency, seed=seed)
@@ -157,7 +157,7 @@ def index(
 
     Exits with 0 when all pages are in the store, 1 when some failed, 2 when nothing usable came out.
     """
-    from glm4v_core.cli_pages import index_pages
+    from glm4v_core.cli.pages import index_pages
     from glm4v_core.store.ingestion import IngestOptions
 
     pages = page_options(frames, dpi=dpi, max_pages=max_pages, password=password, max_image_tokens=max_image_tokens)
@@ -188,7 +188,7 @@ def query(
 
     Exits with 0 when a page answers, 1 when none does.
     """
-    from glm4v_core.cli_pages import answer_question
+    from glm4v_core.cli.pages import answer_question
 
     options = PageOptions() if password is None else PageOptions(password=password)
     load = partial(_load, model, engine, option)
@@ -210,7 +210,7 @@ def query(
 @app.command()
 def doctor(as_json: Json = False) -> None:
     """Say what is installed, and which engines and models would run on this machine."""
-    from glm4v_core.cli_doctor import print_findings
+    from glm4v_core.cli.doctor import print_findings
     from glm4v_core.engines.doctor import examine
 
     findings = examine()
