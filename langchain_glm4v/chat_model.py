@@ -19,11 +19,11 @@ from pydantic import model_validator
 
 from glm4v_core import Completion, Glm4v, Request, shared
 from glm4v_core.errors import UnsupportedError
+from langchain_glm4v._profiles import find_profile, profile_of
 from langchain_glm4v._results import Chunks, to_message
 from langchain_glm4v._settings import SETTINGS, ChatSettings
 from langchain_glm4v._structured import Method, options_of, parser_of, with_parser
 from langchain_glm4v._tools import ToolSource, to_openai_tool, to_tool_choice, to_tools
-from langchain_glm4v.data._profiles import find_profile, profile_of
 from langchain_glm4v.errors import host_errors
 
 IN_FLIGHT = 64

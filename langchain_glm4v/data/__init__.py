@@ -1,1 +1,0 @@
-"""What LangChain wants to know about each model before it runs."""
