@@ -21,7 +21,7 @@ from glm4v_core import (
     tasks,
 )
 from glm4v_core.errors import ConfigError
-from llamaindex_glm4v._asking import ObservedModel
+from llamaindex_glm4v._observed import ObservedModel
 from llamaindex_glm4v.llm import GLM4VMultiModal
 
 IN_FLIGHT = 16

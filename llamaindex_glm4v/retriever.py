@@ -32,7 +32,7 @@ from glm4v_core import (
     page_id,
 )
 from glm4v_core.errors import ConfigError, ImageError, PageError
-from llamaindex_glm4v._asking import ObservedModel
+from llamaindex_glm4v._observed import ObservedModel
 from llamaindex_glm4v.llm import GLM4VMultiModal
 
 _log = logging.getLogger(__name__)

@@ -29,7 +29,7 @@ from glm4v_core import (
     load_pages,
 )
 from glm4v_core.errors import ConfigError, EngineError, InputError, is_transient
-from llamaindex_glm4v._asking import ObservedModel
+from llamaindex_glm4v._observed import ObservedModel
 from llamaindex_glm4v.llm import GLM4VMultiModal
 
 IN_FLIGHT = 32
