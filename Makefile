@@ -62,8 +62,8 @@ hosts: $(VENV)/dev.stamp
 # vLLM pins other versions than we do, so its tests have an environment of their own. The pins are complete, and installed
 # without looking at dependencies: vLLM's build for CPUs asks for torchaudio and torchcodec, which do not fit its torch.
 VLLM := .venv-vllm
-VLLM_ENVIRONMENT := tests/engines/vllm_environment
-VLLM_TESTS := $(addprefix tests/engines/,test_engines.py test_thinker.py test_vllm.py test_vllm_legacy.py test_vllm_options.py)
+VLLM_ENVIRONMENT := tests/support/vllm_environment
+VLLM_TESTS := $(addprefix tests/core/engines/,test_engines.py test_thinker.py vllm/test_engine.py vllm/test_legacy.py vllm/test_options.py)
 VLLM_CODE := glm4v_core.engines.vllm.engine glm4v_core.engines.vllm.loading
 test-vllm: $(VLLM)/vllm.stamp
 	VLLM_WORKER_MULTIPROC_METHOD=spawn VLLM_CPU_OMP_THREADS_BIND=nobind VLLM_NO_USAGE_STATS=1 \

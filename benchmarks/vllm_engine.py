@@ -27,7 +27,7 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from glm4v_core.tiny import checkpoint_path
-from tests.engines.serving import serving
+from tests.support.serving import serving
 
 REQUESTS = 64
 TOKENS = 64

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.sizes import size_violations
+from tests.support.sizes import size_violations
 
 ROOT = Path(__file__).parents[1]
 CORE = "glm4v_core"

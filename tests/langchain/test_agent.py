@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from glm4v_core import FAMILIES, Image, JsonSchema, Request, ToolResult
 from langchain_glm4v import ChatGLM4V, image_block
 from tests.langchain.conftest import Scripted
-from tests.langchain.echo import echo
+from tests.support.echo import echo
 
 Make = Callable[..., Scripted]
 

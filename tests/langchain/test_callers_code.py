@@ -13,8 +13,8 @@ from langchain_core.callbacks import BaseCallbackHandler
 from glm4v_core import Request
 from langchain_glm4v import ScannedDocumentLoader
 from tests.langchain.conftest import Scripted
-from tests.scans import read, save_fax
-from tests.threads import Threads
+from tests.support.scans import read, save_fax
+from tests.support.threads import Threads
 
 QUESTION = "Is anybody there?"
 

@@ -25,7 +25,7 @@ from glm4v_core.errors import (
 )
 from langchain_glm4v import ChatGLM4V, GLM4VBlobParser, ScannedDocumentLoader
 from tests.langchain.conftest import Scripted
-from tests.scans import (
+from tests.support.scans import (
     bar_of,
     ccitt_image,
     fax_tiff,

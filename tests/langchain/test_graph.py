@@ -17,8 +17,8 @@ from glm4v_core.errors import ConfigError, EngineDeadError, OutOfMemoryError, Un
 from langchain_glm4v.graph import FIND_PAGES, READ_PAGE, RETRY, document_graph, outcomes_of
 from langchain_glm4v.workflows import document_workflow
 from tests.langchain.conftest import Scripted
-from tests.scans import ccitt_image, number_of, scanned_pdf
-from tests.steps import LABELS, answer, asked, first_page_last, save_scans, step_of, texts
+from tests.support.scans import ccitt_image, number_of, scanned_pdf
+from tests.support.steps import LABELS, answer, asked, first_page_last, save_scans, step_of, texts
 
 Make = Callable[..., Scripted]
 AT_ONCE = RETRY._replace(initial_interval=0, jitter=False)

@@ -20,8 +20,8 @@ from glm4v_core import Image, PageStore, Place, SourcedAnswer
 from glm4v_core.errors import ConfigError, PageError
 from langchain_glm4v import PageRetriever, page_document, page_query_chain
 from tests.langchain.conftest import Scripted
-from tests.pages import ABSENT, TEXTS, fill, read, width_of, words_of
-from tests.words import embed
+from tests.support.pages import ABSENT, TEXTS, fill, read, width_of, words_of
+from tests.support.words import embed
 
 Make = Callable[..., Scripted]
 

@@ -21,7 +21,7 @@ from langchain_tests.unit_tests import ChatModelUnitTests
 
 from langchain_glm4v import ChatGLM4V
 from tests.langchain.conftest import fold
-from tests.langchain.echo import echo
+from tests.support.echo import echo
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,7 @@ from glm4v_core import JsonSchema
 from glm4v_core.errors import InvalidOutputError, TruncatedOutputError
 from langchain_glm4v import ChatGLM4V
 from tests.langchain.conftest import Scripted
-from tests.langchain.echo import echo
+from tests.support.echo import echo
 
 Make = Callable[..., Scripted]
 METHODS = ("json_schema", "function_calling", "json_mode")

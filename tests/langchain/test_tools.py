@@ -14,7 +14,7 @@ from glm4v_core import JsonSchema, Tool
 from glm4v_core.errors import ConfigError, ConstraintError, UnsupportedError
 from langchain_glm4v import ChatGLM4V
 from tests.langchain.conftest import WAYS, Scripted, ask
-from tests.langchain.echo import echo
+from tests.support.echo import echo
 
 Make = Callable[..., Scripted]
 

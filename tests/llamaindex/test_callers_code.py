@@ -15,8 +15,8 @@ from llama_index.core.schema import Document, ImageDocument
 from glm4v_core import Request
 from llamaindex_glm4v import GLM4VMultiModal, GLM4VOCRTransform, GLM4VReader
 from tests.llamaindex.conftest import Make
-from tests.scans import paper, read
-from tests.threads import Threads
+from tests.support.scans import paper, read
+from tests.support.threads import Threads
 
 QUESTION = "Is anybody there?"
 

@@ -19,8 +19,8 @@ from langchain_glm4v import document_workflow as langchain_workflow
 from llamaindex_glm4v import DocumentWorkflow, GLM4VMultiModal
 from llamaindex_glm4v.workflows import Backoff, PageDone, PageRetried, PagesFound
 from tests.llamaindex.conftest import Make
-from tests.scans import number_of
-from tests.steps import LABELS, answer, asked, first_page_last, save_scans, step_of, texts, wait_for_cancelled
+from tests.support.scans import number_of
+from tests.support.steps import LABELS, answer, asked, first_page_last, save_scans, step_of, texts, wait_for_cancelled
 
 AT_ONCE = Backoff(delay=0)
 SAMPLES = Path(__file__).parents[2] / "samples"
