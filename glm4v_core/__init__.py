@@ -19,7 +19,7 @@ from glm4v_core.hosts.reading import (
     open_pages,
     read_texts,
 )
-from glm4v_core.hosts.settings import SAMPLING_SETTINGS, ModelSettings, call_settings
+from glm4v_core.hosts.settings import CallSettings, ModelSettings, call_settings
 from glm4v_core.media.files import Paths, find_files, find_scans
 from glm4v_core.media.image import Image, ImageSource, Provenance
 from glm4v_core.media.limits import ImageLimits
@@ -83,9 +83,9 @@ from glm4v_core.types import (
 __all__ = [
     "FAMILIES",
     "PAGES_FOUND",
-    "SAMPLING_SETTINGS",
     "Answering",
     "Box",
+    "CallSettings",
     "Choices",
     "Completion",
     "Constraint",

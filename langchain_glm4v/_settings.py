@@ -9,23 +9,21 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import BaseMessage
 from pydantic import ConfigDict, Field, model_validator
 
-from glm4v_core import SAMPLING_SETTINGS, ModelSettings, Request
+from glm4v_core import CallSettings, ModelSettings, Request
 from glm4v_core.errors import ConfigError
 from langchain_glm4v._convert import to_messages
 from langchain_glm4v._tools import to_constraint, to_tool_choice, to_tools
 
-SETTINGS = (*SAMPLING_SETTINGS, "n", "reasoning", "reasoning_budget")
 _BINDINGS = ("model", "tools", "tool_choice", "parallel_tool_calls", "response_format")
-CALL_OPTIONS = (*SETTINGS, *_BINDINGS)
-"""What a call may set, besides `stop`: settings of the constructor, and what only calls have."""
+"""Options that only calls have."""
 _OWN_KEYS = ("stream", "ls_structured_output_format")
 """Call options with which LangChain talks to itself."""
 
 
-class ChatSettings(ModelSettings, BaseChatModel):
-    """The settings of `ChatGLM4V`, which adds the methods."""
+class ChatCallSettings(CallSettings):
+    """What the constructor of `ChatGLM4V` and a call of it may both set."""
 
-    model_config = ConfigDict(extra="forbid")  # the chat model's own configuration, read last, ignores what is unknown
+    model_config = ConfigDict(title="a call of ChatGLM4V")
 
     n: int = Field(default=1, ge=1)
     """Answers per call, each with its own usage; with a seed, the seeds count up from it."""
@@ -33,6 +31,13 @@ class ChatSettings(ModelSettings, BaseChatModel):
     """Whether the model thinks first; None is its family's default."""
     reasoning_budget: int | None = None
     """Most tokens of reasoning; then the answer begins."""
+
+
+class ChatSettings(ChatCallSettings, ModelSettings, BaseChatModel):
+    """The settings of `ChatGLM4V`, which adds the methods."""
+
+    model_config = ConfigDict(extra="forbid")  # the chat model's own configuration, read last, ignores what is unknown
+
     streaming: bool = False
     """Stream inside `invoke` too, for callbacks that want tokens."""
 
@@ -42,24 +47,21 @@ class ChatSettings(ModelSettings, BaseChatModel):
             raise ValueError("n must be 1 when streaming.")
         return self
 
-    def _request(self, messages: list[BaseMessage], stop: list[str] | None, options: Mapping[str, Any]) -> Request:
-        settings = self._set(options if stop is None else {**options, "stop": stop})
+    def _settings_of(self, stop: list[str] | None, options: Mapping[str, Any]) -> ChatCallSettings:
+        chosen = {name: value for name, value in options.items() if name not in _OWN_KEYS}
+        return ChatCallSettings.merged(self, chosen if stop is None else chosen | {"stop": stop}, _BINDINGS)
+
+    def _request(self, messages: list[BaseMessage], settings: ChatCallSettings, options: Mapping[str, Any]) -> Request:
         tools = to_tools(options.get("tools"))
         response = to_constraint(options.get("response_format"))
         if response is not None and "constraint" in options:
             raise ConfigError("constraint and response_format exclude each other.", hint="Pass one of them.")
-        return Request(
+        return settings.request(
             to_messages(messages, self.max_image_tokens),
             tools=tools,
             tool_choice=to_tool_choice(options.get("tool_choice"), tools),
-            parallel_tool_calls=options.get("parallel_tool_calls") is not False,
-            sampling=settings._sampling(),
+            parallel_tool_calls=options.get("parallel_tool_calls"),
             thinking=settings.reasoning,
             thinking_budget=settings.reasoning_budget,
-            constraint=response or settings.constraint,
-            timeout=settings.timeout,
+            constraint=response,
         )
-
-    def _set(self, options: Mapping[str, Any]) -> Self:
-        chosen = {name: value for name, value in options.items() if name not in _OWN_KEYS}
-        return self._with(chosen, SETTINGS, _BINDINGS)

@@ -17,11 +17,11 @@ from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.config import get_config_list
 from pydantic import model_validator
 
-from glm4v_core import Completion, Glm4v, Request, shared
+from glm4v_core import Completion, Glm4v, Request
 from glm4v_core.errors import UnsupportedError
 from langchain_glm4v._profiles import find_profile, profile_of
 from langchain_glm4v._results import Chunks, to_message
-from langchain_glm4v._settings import SETTINGS, ChatSettings
+from langchain_glm4v._settings import ChatCallSettings, ChatSettings
 from langchain_glm4v._structured import Method, options_of, parser_of, with_parser
 from langchain_glm4v._tools import ToolSource, to_openai_tool, to_tool_choice, to_tools
 from langchain_glm4v.errors import host_errors
@@ -170,7 +170,8 @@ class ChatGLM4V(ChatSettings):
     ) -> int:
         """Count the prompt's tokens, exactly, with its images and tools."""
         with host_errors():
-            return self.load().count_tokens(self._request(messages, None, {"tools": tools})).prompt
+            request = self._request(messages, self, {"tools": tools})
+            return self.loaded().count_tokens(request).prompt
 
     def get_num_tokens(self, text: str) -> int:
         """Count how many tokens this text adds to a prompt."""
@@ -192,11 +193,11 @@ class ChatGLM4V(ChatSettings):
     @property
     def _identifying_params(self) -> Mapping[str, Any]:
         """Everything that changes an answer: the key of LangChain's caches."""
-        names = ("model", "engine", "engine_options", "max_image_tokens", "stop", *SETTINGS)
+        names = ("model", "engine", "engine_options", "max_image_tokens", *ChatCallSettings.model_fields)
         return {name: getattr(self, name) for name in names}
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
-        params = super()._get_ls_params(list(stop or self._sampling().stop) or None, **kwargs)
+        params = super()._get_ls_params(list(stop or self.sampling().stop) or None, **kwargs)
         params["ls_provider"] = "glm4v"
         return params
 
@@ -208,8 +209,8 @@ class ChatGLM4V(ChatSettings):
         **kwargs: Any,
     ) -> ChatResult:
         with host_errors():
-            model, request = self._prepare(messages, stop, kwargs)
-            return _to_result(model.generate_many(_repeated(request, kwargs.get("n", self.n))))
+            model, requests = self._prepare(messages, stop, kwargs)
+            return _to_result(model.generate_many(requests))
 
     async def _agenerate(
         self,
@@ -219,8 +220,8 @@ class ChatGLM4V(ChatSettings):
         **kwargs: Any,
     ) -> ChatResult:
         with host_errors():
-            model, request = await asyncio.to_thread(self._prepare, messages, stop, kwargs)
-            return _to_result(await model.agenerate_many(_repeated(request, kwargs.get("n", self.n))))
+            model, requests = await asyncio.to_thread(self._prepare, messages, stop, kwargs)
+            return _to_result(await model.agenerate_many(requests))
 
     def _stream(
         self,
@@ -230,7 +231,7 @@ class ChatGLM4V(ChatSettings):
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
         with host_errors():
-            model, request = self._prepare(messages, stop, self._one_answer(kwargs))
+            model, (request,) = self._prepare(messages, stop, kwargs, streams=True)
             chunks = Chunks()
             with closing(model.stream(request)) as deltas:
                 for delta in deltas:
@@ -244,33 +245,24 @@ class ChatGLM4V(ChatSettings):
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
         with host_errors():
-            model, request = await asyncio.to_thread(self._prepare, messages, stop, self._one_answer(kwargs))
+            model, (request,) = await asyncio.to_thread(self._prepare, messages, stop, kwargs, streams=True)
             chunks = Chunks()
             async with aclosing(model.astream(request)) as deltas:
                 async for delta in deltas:
                     yield chunks.make(delta)
 
-    def _one_answer(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
-        if self._set(options).n > 1:
-            raise UnsupportedError("Several answers have no stream.", hint="Call invoke or generate, or leave n at 1.")
-        return options
-
     def _prepare(
-        self, messages: list[BaseMessage], stop: list[str] | None, options: Mapping[str, Any]
-    ) -> tuple[Glm4v, Request]:
+        self, messages: list[BaseMessage], stop: list[str] | None, options: Mapping[str, Any], *, streams: bool = False
+    ) -> tuple[Glm4v, list[Request]]:
         """Convert before loading: a wrong request should not cost a load. Blocks, since it decodes images."""
-        request = self._request(messages, stop, options)
-        return self._model_for(options.get("model")), request
-
-    def _model_for(self, model: str | None) -> Glm4v:
-        """Load what a call asks for: another model of the same engine, or this one."""
-        if model in (None, self.model):
-            return self.load()
-        if self.glm4v is not None:
-            raise UnsupportedError(
-                f"model={model!r} cannot be had from a model that was passed in.", hint="Make a ChatGLM4V of that name."
-            )
-        return shared.find_or_load(replace(self._source, model=model))
+        settings = self._settings_of(stop, options)
+        if streams and settings.n > 1:
+            raise UnsupportedError("Several answers have no stream.", hint="Call invoke or generate, or leave n at 1.")
+        request = self._request(messages, settings, options)
+        model = self.loaded(options.get("model"))
+        if self.profile is None and options.get("model") in (None, self.model):
+            self.profile = profile_of(model.info.family)
+        return model, _repeated(request, settings.n)
 
 
 def _repeated(request: Request, n: int) -> list[Request]:

@@ -20,9 +20,9 @@ from llama_index.core.base.llms.types import (
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
 from llama_index.core.llms.llm import ToolSelection
 from llama_index.core.tools import BaseTool
-from pydantic import model_validator
+from pydantic import ConfigDict, model_validator
 
-from glm4v_core import SAMPLING_SETTINGS, Completion, Family, Glm4v, Message, ModelSettings, Request
+from glm4v_core import CallSettings, Completion, Family, Glm4v, Message, ModelSettings, Request
 from llamaindex_glm4v._convert import ImageLike, to_call, to_messages, to_question, to_tool_choice, to_tools
 from llamaindex_glm4v._results import Responses, to_chat_response, to_completion_response
 from llamaindex_glm4v._structured import StructuredLLM
@@ -33,8 +33,8 @@ Images: TypeAlias = ImageLike | Sequence[ImageLike] | None
 Ask: TypeAlias = Callable[[int | None], tuple[Message, ...]]
 """Converts what was asked; takes the limit of tokens per image."""
 
-CALL_SETTINGS = (*SAMPLING_SETTINGS, "thinking", "thinking_budget")
-CALL_BINDINGS = ("tools", "tool_choice", "parallel_tool_calls")
+_BINDINGS = ("tools", "tool_choice", "parallel_tool_calls")
+"""Options that only calls have."""
 _PAYLOAD = ("model", "engine", "temperature", "top_p", "top_k", "max_tokens", "seed", "thinking", "thinking_budget")
 """Settings that observers may see; engine options may hold secrets."""
 
@@ -46,13 +46,19 @@ class GLM4VMetadata(LLMMetadata):
     """Images in one request."""
 
 
-class FunctionCallingGLM4V(ModelSettings, StructuredLLM):
-    """All of `GLM4VMultiModal` but a base class that LlamaIndex may drop."""
+class LLMCallSettings(CallSettings):
+    """What the constructor of `GLM4VMultiModal` and a call of it may both set."""
+
+    model_config = ConfigDict(title="a call of GLM4VMultiModal")
 
     thinking: bool | None = None
     """Whether the model thinks first; None is its family's default."""
     thinking_budget: int | None = None
     """Most tokens of a thought; then the answer begins."""
+
+
+class FunctionCallingGLM4V(LLMCallSettings, ModelSettings, StructuredLLM):
+    """All of `GLM4VMultiModal` but a base class that LlamaIndex may drop."""
 
     @model_validator(mode="after")
     def _refuse_prompts_of_completion_models(self) -> Self:
@@ -67,7 +73,7 @@ class FunctionCallingGLM4V(ModelSettings, StructuredLLM):
     @property
     def metadata(self) -> GLM4VMetadata:
         """What the model can do, exactly; it is loaded if need be, since nothing else knows."""
-        model = self._loaded()
+        model = self.loaded()
         info = model.info
         default = model.defaults.sampling.max_tokens or min(
             info.family.sampling.max_tokens or info.context, info.context // 2
@@ -84,7 +90,7 @@ class FunctionCallingGLM4V(ModelSettings, StructuredLLM):
     @property
     def family(self) -> Family:
         """The model's generation; it is loaded if need be."""
-        return self._loaded().info.family
+        return self.loaded().info.family
 
     def to_payload(self) -> dict[str, Any]:
         """Describe this LLM to observers; loads nothing."""
@@ -224,19 +230,16 @@ class FunctionCallingGLM4V(ModelSettings, StructuredLLM):
 
     def _prepare(self, ask: Ask, options: Mapping[str, Any]) -> tuple[Glm4v, Request]:
         """Convert before loading: a wrong request should not cost a load. Blocks, since it decodes images."""
-        settings = self._with(options, CALL_SETTINGS, CALL_BINDINGS)
-        request = Request(
+        settings = LLMCallSettings.merged(self, options, _BINDINGS)
+        request = settings.request(
             ask(self.max_image_tokens),
             tools=to_tools(options.get("tools") or ()),
             tool_choice=to_tool_choice(options.get("tool_choice")),
-            parallel_tool_calls=options.get("parallel_tool_calls") is not False,
-            sampling=settings._sampling(),
+            parallel_tool_calls=options.get("parallel_tool_calls"),
             thinking=settings.thinking,
             thinking_budget=settings.thinking_budget,
-            constraint=settings.constraint,
-            timeout=settings.timeout,
         )
-        return self._loaded(), request
+        return self.loaded(), request
 
 
 def _unchanged(response: ChatResponse) -> ChatResponse:

@@ -14,57 +14,19 @@ from glm4v_core.engines.server.options import hide_secrets
 from glm4v_core.errors import ConfigError, UnknownOptionError, UnsupportedError
 from glm4v_core.model import Glm4v
 from glm4v_core.shared import Source, close, find_or_load
-from glm4v_core.types import Constraint, Request, Sampling
+from glm4v_core.types import Constraint, Message, Request, Sampling, Tool, ToolChoice
 
-_DRAWN = ("temperature", "top_p", "top_k", "repetition_penalty", "max_tokens", "seed")
-SAMPLING_SETTINGS = (*_DRAWN, "stop", "logprobs", "top_logprobs", "constraint", "timeout")
-"""Fields of `ModelSettings` that a call may set too."""
 _SERVER_OPTIONS = {"api_key": "api_key", "max_retries": "retries"}
 """Settings that hosts name as OpenAI's client does, and the server engine's options that they become."""
 
 
-def call_settings(request: Request) -> dict[str, Any]:
-    """Write what a request sets as options of a call; what it leaves open is the model object's to say.
+class CallSettings(BaseModel):
+    """What the constructor and a call may both set about an answer. None leaves it to the model's family.
 
-    Thinking is not among them: each host has a name of its own for it.
-    """
-    options = asdict(request.sampling) | {"constraint": request.constraint, "timeout": request.timeout}
-    if (alternatives := options.pop("logprobs")) is not None:
-        options |= {"logprobs": True, "top_logprobs": alternatives}
-    return {name: value for name, value in options.items() if value is not None and value != ()}
-
-
-def _default_model(engine: str | None) -> str:
-    return os.environ.get(MODEL_VARIABLE) or ("" if engine == "server" else "tiny")
-
-
-class ModelSettings(BaseModel):
-    """Which model to use and how it draws its answers. None leaves a setting to the model's family.
-
-    Making one costs nothing; the first call loads the model, and all objects with the same model, engine and engine
-    options share it.
+    A host's subclass adds the settings that the host names in its own way.
     """
 
-    model_config = ConfigDict(
-        extra="forbid",
-        populate_by_name=True,
-        arbitrary_types_allowed=True,
-        hide_input_in_errors=True,  # the input may hold the API key
-    )
-
-    engine: str = Field(default_factory=lambda: os.environ.get(ENGINE_VARIABLE) or "auto")
-    """auto, transformers, vllm, server or scripted."""
-    model: str = Field(default_factory=lambda data: _default_model(data.get("engine")), alias="model_name")
-    """Checkpoint folder, hub id, the bundled "tiny", or the name by which a server offers its model; empty is the only
-    model that it offers."""
-    engine_options: dict[str, Any] = Field(default_factory=dict)
-    """The engine's own settings, such as `device` and `slots`, or `base_url`. Secrets among them are never shown."""
-    api_key: SecretStr | None = None
-    """Key of the server, for `engine="server"` only; None is GLM4V_API_KEY. Never shown."""
-    max_retries: int | None = Field(default=None, ge=0)
-    """Attempts after the first, for `engine="server"` only; None is 2."""
-    glm4v: Glm4v | None = Field(default=None, exclude=True, repr=False)
-    """A model that is loaded already; its owner closes it."""
+    model_config = ConfigDict(extra="forbid", populate_by_name=True, arbitrary_types_allowed=True)
 
     temperature: float | None = None
     """0 is greedy."""
@@ -84,6 +46,122 @@ class ModelSettings(BaseModel):
     """Binds the answer, never the thought, to a JSON schema, choices or a regex."""
     timeout: float | None = None
     """Seconds for a whole answer."""
+
+    @model_validator(mode="after")
+    def _want_logprobs_with_alternatives(self) -> Self:
+        if self.top_logprobs is not None and not self.logprobs:
+            raise ValueError("top_logprobs needs logprobs=True.")
+        return self
+
+    @classmethod
+    def merged(cls, constructor: Self, options: Mapping[str, Any], others: Collection[str] = ()) -> Self:
+        """Set a call's options over the constructor's, checked by the same rules.
+
+        Args:
+            constructor: the model object; returned as it is when the call sets nothing.
+            options: of one call.
+            others: options that only calls have; known, but not set here.
+
+        Raises:
+            UnknownOptionError: an option that is neither a field of this class nor among `others`.
+        """
+        known = cls.model_fields
+        if unknown := sorted(options.keys() - {*known, *others}):
+            raise UnknownOptionError(
+                f"{type(constructor).__name__} has no call option {', '.join(unknown)}.",
+                hint=f"It has: {', '.join([*known, *others])}.",
+            )
+        chosen = {name: value for name, value in options.items() if name in known}
+        if not chosen:
+            return constructor
+        given = {name: getattr(constructor, name) for name in constructor.model_fields_set if name in known}
+        return cls.model_validate(given | chosen)
+
+    def sampling(self) -> Sampling:
+        """Return how tokens are drawn."""
+        return Sampling(
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            repetition_penalty=self.repetition_penalty,
+            max_tokens=self.max_tokens,
+            stop=(self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()),
+            seed=self.seed,
+            logprobs=(self.top_logprobs or 0) if self.logprobs else None,
+        )
+
+    def request(
+        self,
+        messages: tuple[Message, ...],
+        *,
+        thinking: bool | None,
+        thinking_budget: int | None,
+        tools: tuple[Tool, ...] = (),
+        tool_choice: ToolChoice = "auto",
+        parallel_tool_calls: bool | None = None,
+        constraint: Constraint | None = None,
+    ) -> Request:
+        """Build the core's request from a converted call.
+
+        Args:
+            messages: what is asked, as are the tools and how they may be called; `parallel_tool_calls=None` is True.
+            thinking: with `thinking_budget`, the settings that each host has names of its own for.
+            constraint: wins over the setting of that name.
+        """
+        return Request(
+            messages,
+            tools=tools,
+            tool_choice=tool_choice,
+            parallel_tool_calls=parallel_tool_calls is not False,
+            sampling=self.sampling(),
+            thinking=thinking,
+            thinking_budget=thinking_budget,
+            constraint=constraint or self.constraint,
+            timeout=self.timeout,
+        )
+
+
+def call_settings(request: Request) -> dict[str, Any]:
+    """Write what a request sets as options of a call; what it leaves open is the model object's to say.
+
+    Thinking is not among them: each host has a name of its own for it.
+    """
+    options = asdict(request.sampling) | {"constraint": request.constraint, "timeout": request.timeout}
+    if (alternatives := options.pop("logprobs")) is not None:
+        options |= {"logprobs": True, "top_logprobs": alternatives}
+    return {name: value for name, value in options.items() if value is not None and value != ()}
+
+
+def _default_model(engine: str | None) -> str:
+    return os.environ.get(MODEL_VARIABLE) or ("" if engine == "server" else "tiny")
+
+
+class ModelSettings(CallSettings):
+    """Which model to use and how it draws its answers. None leaves a setting to the model's family.
+
+    Making one costs nothing; the first call loads the model, and all objects with the same model, engine and engine
+    options share it.
+    """
+
+    model_config = ConfigDict(
+        title=None,
+        hide_input_in_errors=True,  # the input may hold the API key
+    )
+
+    engine: str = Field(default_factory=lambda: os.environ.get(ENGINE_VARIABLE) or "auto")
+    """auto, transformers, vllm, server or scripted."""
+    model: str = Field(default_factory=lambda data: _default_model(data.get("engine")), alias="model_name")
+    """Checkpoint folder, hub id, the bundled "tiny", or the name by which a server offers its model; empty is the only
+    model that it offers."""
+    engine_options: dict[str, Any] = Field(default_factory=dict)
+    """The engine's own settings, such as `device` and `slots`, or `base_url`. Secrets among them are never shown."""
+    api_key: SecretStr | None = None
+    """Key of the server, for `engine="server"` only; None is GLM4V_API_KEY. Never shown."""
+    max_retries: int | None = Field(default=None, ge=0)
+    """Attempts after the first, for `engine="server"` only; None is 2."""
+    glm4v: Glm4v | None = Field(default=None, exclude=True, repr=False)
+    """A model that is loaded already; its owner closes it."""
+
     max_image_tokens: int | None = None
     """Most visual tokens per image; larger images are scaled down."""
 
@@ -123,64 +201,44 @@ class ModelSettings(BaseModel):
                 raise ConfigError(f"{name} and the engine option {option} are the same.", hint="Set one of them.")
         return self
 
-    @model_validator(mode="after")
-    def _want_logprobs_with_alternatives(self) -> Self:
-        if self.top_logprobs is not None and not self.logprobs:
-            raise ValueError("top_logprobs needs logprobs=True.")
-        return self
-
     def load(self) -> Glm4v:
         """Load the model now rather than with the first call, and return it."""
         self._elsewhere = False
-        return self._loaded()
+        return self.loaded()
 
-    def close(self) -> None:
-        """Free the model that this and equal objects share; a later call loads it again."""
-        if self.glm4v is None:
-            close(self._source)
+    def loaded(self, model: str | None = None) -> Glm4v:
+        """Return the model for a call; the first call loads it.
 
-    @property
-    def _source(self) -> Source:
-        named = {option: getattr(self, name) for name, option in _SERVER_OPTIONS.items()}
-        given = {option: value for option, value in named.items() if value is not None}
-        return Source(self.model, self.engine, self.engine_options | given)
+        Args:
+            model: another one for the same engine and options.
 
-    def _loaded(self) -> Glm4v:
-        """Return the model for a call."""
+        Raises:
+            ConfigError: this object was pickled in another process.
+            UnsupportedError: another one than the loaded model that was passed in.
+        """
         if self._elsewhere:
             raise ConfigError(
                 f"This object was pickled in another process, which may hold the model {self.model!r} in memory.",
                 hint="Do such work in threads or tasks, which share one model, or call load() here to load it again.",
             )
-        return self.glm4v or find_or_load(self._source)
-
-    def _with(self, options: Mapping[str, Any], settings: Collection[str], others: Collection[str] = ()) -> Self:
-        """Set a call's options over the constructor's, checked by the same rules.
-
-        Args:
-            options: of one call.
-            settings: the fields that a call may set.
-            others: options that only calls have; known, but not set here.
-
-        Raises:
-            UnknownOptionError: an option in neither.
-        """
-        if unknown := sorted(options.keys() - {*settings, *others}):
-            raise UnknownOptionError(
-                f"{type(self).__name__} has no call option {', '.join(unknown)}.",
-                hint=f"It has: {', '.join([*settings, *others])}.",
+        if self.glm4v is None:
+            return find_or_load(self._source(model))
+        if model not in (None, self.model):
+            raise UnsupportedError(
+                f"model={model!r} cannot be had from a model that was passed in.",
+                hint=f"Make a {type(self).__name__} of that name.",
             )
-        chosen = {name: value for name, value in options.items() if name in settings}
-        if not chosen:
-            return self
-        return self.model_validate({name: getattr(self, name) for name in self.model_fields_set} | chosen)
+        return self.glm4v
 
-    def _sampling(self) -> Sampling:
-        return Sampling(
-            **{name: getattr(self, name) for name in _DRAWN},
-            stop=(self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()),
-            logprobs=(self.top_logprobs or 0) if self.logprobs else None,
-        )
+    def close(self) -> None:
+        """Free the model that this and equal objects share; a later call loads it again."""
+        if self.glm4v is None:
+            close(self._source())
+
+    def _source(self, model: str | None = None) -> Source:
+        named = {option: getattr(self, name) for name, option in _SERVER_OPTIONS.items()}
+        given = {option: value for option, value in named.items() if value is not None}
+        return Source(model or self.model, self.engine, self.engine_options | given)
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
         """Copy the settings; a loaded model is shared, never copied."""

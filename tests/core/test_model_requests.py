@@ -123,7 +123,7 @@ def refused(request: Request, error: type[Glm4vError], message: str, family: str
 
 def test_the_public_names_change_only_on_purpose() -> None:
     names = """
-        FAMILIES PAGES_FOUND SAMPLING_SETTINGS Answering Box Choices Completion Constraint Defaults Delta
+        FAMILIES PAGES_FOUND Answering Box CallSettings Choices Completion Constraint Defaults Delta
         DocumentResult Engine EngineInfo Evidence Facts FailedPage Failure Family FinishReason FoundPage
         Glm4v Glm4vError Image ImageLimits ImageSource IngestOptions IngestedPage Ingestion JsonSchema
         Language Message ModelSettings OnError Outcome Page PageAnswer PageAsking PageFailure PageInfo PageOptions

@@ -7,12 +7,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from typing import Self
 
 import pytest
 from langchain_core.caches import InMemoryCache
 from langchain_core.load import dumps
 from langchain_core.messages import BaseMessage, HumanMessage
-from pydantic import ValidationError
+from pydantic import ValidationError, model_validator
 
 from glm4v_core import (
     Choices,
@@ -46,6 +47,23 @@ def test_a_call_wins_over_the_constructor_and_what_neither_says_is_the_familys(s
     assert (second.thinking, second.thinking_budget, second.timeout) == (True, 5, 9.0)
     assert (third.sampling.stop, third.constraint, third.sampling.logprobs) == (("DONE",), JsonSchema(schema), 0)
     assert (llm.temperature, llm.stop) == (0.5, ["END"])
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_call_with_an_option_builds_no_second_chat_model(way: str) -> None:
+    made: list[ChatGLM4V] = []
+
+    class Counted(ChatGLM4V):
+        @model_validator(mode="after")
+        def _count(self) -> Self:
+            made.append(self)
+            return self
+
+    engine = ScriptedEngine(["a"])
+    llm = Counted(glm4v=Glm4v.from_engine(engine))
+    await ask(llm, way, "x", seed=1)
+    assert engine.history[0].sampling.seed == 1
+    assert len(made) == 1
 
 
 def test_one_stop_string_needs_no_list(scripted: Make) -> None:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
+import subprocess
+import sys
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import aclosing, closing
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -18,7 +22,7 @@ from glm4v_core import (
     ScriptedEngine,
     errors,
 )
-from glm4v_core.errors import EngineClosedError
+from glm4v_core.errors import ConfigError, EngineClosedError
 from langchain_glm4v import (
     ChatGLM4V,
 )
@@ -61,6 +65,24 @@ def test_close_leaves_a_model_that_was_passed_in_to_its_owner() -> None:
     loaded.close()
     with pytest.raises(EngineClosedError):
         llm.invoke("x")
+
+
+def test_a_copy_from_another_process_loads_nothing_unasked(tmp_path: Path) -> None:
+    file = tmp_path / "llm.pickle"
+    code = """
+import pickle, sys
+from pathlib import Path
+from langchain_glm4v import ChatGLM4V
+llm = ChatGLM4V(engine="scripted", engine_options={"answers": ["here"]})
+Path(sys.argv[1]).write_bytes(pickle.dumps(llm))
+"""
+    subprocess.run([sys.executable, "-c", code, str(file)], check=True)
+    llm: ChatGLM4V = pickle.loads(file.read_bytes())
+    with pytest.raises(ConfigError, match="another process"):
+        llm.invoke("x")
+    llm.load()
+    assert llm.invoke("x").text == "here"
+    llm.close()
 
 
 def echo(request: Request) -> str:

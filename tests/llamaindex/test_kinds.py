@@ -9,7 +9,7 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 from llama_index.core.llms import LLM, ChatMessage
@@ -17,12 +17,12 @@ from llama_index.core.llms.function_calling import FunctionCallingLLM
 from llama_index.core.llms.utils import resolve_llm
 from llama_index.core.multi_modal_llms import MultiModalLLM
 from llama_index.core.prompts import PromptTemplate
-from pydantic import ValidationError
+from pydantic import ValidationError, model_validator
 
 from glm4v_core import Choices, Defaults, Glm4v, JsonSchema, Sampling, ScriptedEngine
 from glm4v_core.errors import ConfigError, UnsupportedError
 from llamaindex_glm4v import GLM4V, GLM4VMultiModal
-from tests.llamaindex.conftest import Make, Recorder
+from tests.llamaindex.conftest import WAYS, Make, Recorder, ask
 
 ROOT = Path(__file__).parents[2]
 
@@ -171,6 +171,23 @@ Path(sys.argv[1]).write_bytes(pickle.dumps(llm))
 def test_settings_without_effect_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match=next(iter(settings))):
         GLM4VMultiModal(**settings)
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_call_with_an_option_builds_no_second_llm(way: str) -> None:
+    made: list[GLM4VMultiModal] = []
+
+    class Counted(GLM4VMultiModal):
+        @model_validator(mode="after")
+        def _count(self) -> Self:
+            made.append(self)
+            return self
+
+    engine = ScriptedEngine(["a"])
+    llm = Counted(glm4v=Glm4v.from_engine(engine))
+    await ask(llm, way, "x", seed=1)
+    assert engine.history[0].sampling.seed == 1
+    assert len(made) == 1
 
 
 def test_completion_prompts_are_shaped_unless_formatted(scripted: Make) -> None:

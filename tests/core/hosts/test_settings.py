@@ -7,10 +7,10 @@ import pickle
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
+from pydantic import ConfigDict, ValidationError
 
 from glm4v_core import (
-    SAMPLING_SETTINGS,
+    CallSettings,
     Choices,
     Glm4v,
     Message,
@@ -18,22 +18,26 @@ from glm4v_core import (
     Request,
     Sampling,
     ScriptedEngine,
+    Tool,
     closed_schema,
     shared,
 )
 from glm4v_core.errors import EngineClosedError, UnknownOptionError, UnsupportedError
 
 
-class Adapter(ModelSettings):
-    """What an adapter makes of the settings."""
+class Call(CallSettings):
+    """What a host's call may set."""
+
+    model_config = ConfigDict(title="a call of Adapter")
 
     thinking: bool | None = None
 
-    def sampling(self, **options: Any) -> Sampling:
-        return self._with(options, (*SAMPLING_SETTINGS, "thinking"), ("tools",))._sampling()
 
-    def for_a_call(self) -> Glm4v:
-        return self._loaded()
+class Adapter(Call, ModelSettings):
+    """What an adapter makes of the settings."""
+
+    def of_a_call(self, **options: Any) -> Call:
+        return Call.merged(self, options, ("tools",))
 
 
 def scripted(*answers: str) -> Adapter:
@@ -43,17 +47,52 @@ def scripted(*answers: str) -> Adapter:
 def test_a_call_wins_over_the_constructor() -> None:
     adapter = Adapter(temperature=0.5, stop="END", logprobs=True)
     assert adapter.sampling() == Sampling(temperature=0.5, stop=("END",), logprobs=0)
-    changed = adapter.sampling(temperature=0.0, stop=[], top_logprobs=2, seed=7, tools=["any"], thinking=True)
-    assert changed == Sampling(temperature=0.0, seed=7, logprobs=2)
+    changed = adapter.of_a_call(temperature=0.0, stop=[], top_logprobs=2, seed=7, tools=["any"], thinking=True)
+    assert changed.sampling() == Sampling(temperature=0.0, seed=7, logprobs=2)
     assert adapter.temperature == 0.5
+
+
+def test_a_call_with_options_builds_no_second_model_object() -> None:
+    made: list[Adapter] = []
+
+    class Counted(Adapter):
+        def model_post_init(self, context: Any) -> None:
+            super().model_post_init(context)
+            made.append(self)
+
+    adapter = Counted(temperature=0.5)
+    changed = Call.merged(adapter, {"seed": 1})
+    assert made == [adapter]
+    assert type(changed) is Call
+    assert Call.merged(adapter, {"tools": []}, ("tools",)) is adapter
+
+
+def test_settings_and_a_call_make_one_request() -> None:
+    call = Adapter(constraint=Choices(("a",)), timeout=3).of_a_call(seed=1)
+    messages = (Message.user("x"),)
+    assert call.request(messages, thinking=None, thinking_budget=None) == Request(
+        messages, sampling=Sampling(seed=1), constraint=Choices(("a",)), timeout=3
+    )
+    tools = (Tool("find"),)
+    asked = call.request(
+        messages,
+        thinking=True,
+        thinking_budget=5,
+        tools=tools,
+        tool_choice="find",
+        parallel_tool_calls=False,
+        constraint=Choices(("b",)),
+    )
+    assert (asked.tools, asked.tool_choice, asked.parallel_tool_calls) == (tools, "find", False)
+    assert (asked.thinking, asked.thinking_budget, asked.constraint) == (True, 5, Choices(("b",)))
 
 
 def test_wrong_and_unknown_settings_raise_by_name() -> None:
     with pytest.raises(UnknownOptionError, match=r"Adapter has no call option temprature.*temperature"):
-        Adapter().sampling(temprature=1)
-    with pytest.raises(ValidationError, match="temperature"):
-        Adapter().sampling(temperature="hot")
-    with pytest.raises(ValidationError, match="temprature"):
+        Adapter().of_a_call(temprature=1)
+    with pytest.raises(ValidationError, match=r"for a call of Adapter\ntemperature\n.*input_value='hot'"):
+        Adapter().of_a_call(temperature="hot")
+    with pytest.raises(ValidationError, match=r"for Adapter\ntemprature"):
         Adapter(temprature=1)
     with pytest.raises(ValidationError, match="top_logprobs needs logprobs"):
         Adapter(top_logprobs=1)
@@ -100,7 +139,7 @@ def test_copies_share_what_is_loaded() -> None:
 def test_a_pickled_copy_finds_the_model_of_its_own_process() -> None:
     adapter = scripted("pickled")
     model = adapter.load()
-    assert pickle.loads(pickle.dumps(adapter)).for_a_call() is model
+    assert pickle.loads(pickle.dumps(adapter)).loaded() is model
     adapter.close()
     with pytest.raises(UnsupportedError, match="cannot be pickled"):
         pickle.dumps(Adapter(glm4v=Glm4v.from_engine(ScriptedEngine())))
