@@ -1,6 +1,6 @@
 """The engine room of glm4v: GLM-V models on your own machine, without any host framework."""
 
-from glm4v_core import errors, shared, tasks
+from glm4v_core import errors, tasks
 from glm4v_core.concurrency.ordered import in_order
 from glm4v_core.concurrency.own_loop import iterate_in_own_loop, run_in_own_loop
 from glm4v_core.defaults import Defaults
@@ -177,6 +177,5 @@ __all__ = [
     "query_pages",
     "read_texts",
     "run_in_own_loop",
-    "shared",
     "tasks",
 ]

@@ -13,7 +13,8 @@ from glm4v_core.answer import Answer
 from glm4v_core.concurrency.loop import bridge, call, iterate, run
 from glm4v_core.defaults import Defaults, complete
 from glm4v_core.engines import Engine, EngineInfo, TokenCount, sleeper
-from glm4v_core.engines.loading import load_engine, plan_engine
+from glm4v_core.engines.loading import plan_engine
+from glm4v_core.engines.sharing import load_engine
 from glm4v_core.errors import EngineError, EngineTimeoutError, Glm4vError
 from glm4v_core.types import Completion, Delta, Piece, Request, Sampling
 

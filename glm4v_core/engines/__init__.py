@@ -1,4 +1,4 @@
-"""The Engine protocol. Engines never import each other; `glm4v_core.engines.loading` chooses and shares them."""
+"""The Engine protocol. Engines never import each other; `loading` chooses one and `sharing` keeps those in memory."""
 
 from __future__ import annotations
 

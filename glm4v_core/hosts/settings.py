@@ -9,11 +9,12 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, field_validator, model_validator
 
-from glm4v_core.engines.loading import ENGINE_VARIABLE, MODEL_VARIABLE
+from glm4v_core.concurrency.loop import run
+from glm4v_core.engines import sharing
+from glm4v_core.engines.loading import ENGINE_VARIABLE, MODEL_VARIABLE, plan_engine
 from glm4v_core.engines.server.options import hide_secrets
 from glm4v_core.errors import ConfigError, UnknownOptionError, UnsupportedError
 from glm4v_core.model import Glm4v
-from glm4v_core.shared import Source, close, find_or_load
 from glm4v_core.types import Constraint, Message, Request, Sampling, Tool, ToolChoice
 
 _SERVER_OPTIONS = {"api_key": "api_key", "max_retries": "retries"}
@@ -132,6 +133,11 @@ def call_settings(request: Request) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None and value != ()}
 
 
+def _load(configuration: sharing.Configuration) -> Glm4v:
+    plan = plan_engine(configuration.model, configuration.engine, configuration.options)
+    return run(sharing.find_or_load(configuration, plan, Glm4v.from_engine))
+
+
 def _default_model(engine: str | None) -> str:
     return os.environ.get(MODEL_VARIABLE) or ("" if engine == "server" else "tiny")
 
@@ -222,7 +228,9 @@ class ModelSettings(CallSettings):
                 hint="Do such work in threads or tasks, which share one model, or call load() here to load it again.",
             )
         if self.glm4v is None:
-            return find_or_load(self._source(model))
+            configuration = self._configuration(model)
+            found: Glm4v | None = sharing.find(configuration)
+            return found or _load(configuration)
         if model not in (None, self.model):
             raise UnsupportedError(
                 f"model={model!r} cannot be had from a model that was passed in.",
@@ -232,13 +240,14 @@ class ModelSettings(CallSettings):
 
     def close(self) -> None:
         """Free the model that this and equal objects share; a later call loads it again."""
-        if self.glm4v is None:
-            close(self._source())
+        configuration = self._configuration()
+        if self.glm4v is None and sharing.find(configuration) is not None:
+            run(sharing.close(configuration))
 
-    def _source(self, model: str | None = None) -> Source:
+    def _configuration(self, model: str | None = None) -> sharing.Configuration:
         named = {option: getattr(self, name) for name, option in _SERVER_OPTIONS.items()}
         given = {option: value for option, value in named.items() if value is not None}
-        return Source(model or self.model, self.engine, self.engine_options | given)
+        return sharing.Configuration(model or self.model, self.engine, self.engine_options | given)
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
         """Copy the settings; a loaded model is shared, never copied."""

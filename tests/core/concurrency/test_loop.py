@@ -189,3 +189,29 @@ def test_a_forked_child_gets_an_engine_loop_of_its_own() -> None:
         "    assert os.waitpid(child, 0)[1] == 0\n"
     )
     assert run_script(script) == "a b\n" * 3
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+def test_a_forked_child_loads_for_itself_what_its_parent_has_loaded() -> None:
+    script = (
+        "from glm4v_core import ModelSettings\n"
+        "from glm4v_core.errors import EngineClosedError\n"
+        "settings = ModelSettings(engine='scripted', engine_options={'answers': ['mine', 'mine too']})\n"
+        "parents = settings.load()\n"
+        "assert parents.generate(asked).text == 'mine'\n"
+        "child = os.fork()\n"
+        "if child:\n"
+        "    assert os.waitpid(child, 0)[1] == 0\n"
+        "    assert settings.loaded() is parents\n"
+        "    print(parents.generate(asked).text)\n"
+        "else:\n"
+        "    try:\n"
+        "        parents.generate(asked)\n"
+        "    except EngineClosedError as error:\n"
+        "        print(error, flush=True)\n"
+        "    parents.close()\n"
+        "    print(settings.loaded().generate(asked).text, flush=True)\n"
+    )
+    told, of_the_child, of_the_parent = run_script(script).splitlines()
+    assert "before the process was forked. Hint: Load it again" in told
+    assert (of_the_child, of_the_parent) == ("mine", "mine too")

@@ -13,8 +13,9 @@ import pytest
 
 from glm4v_core.concurrency.loop import call
 from glm4v_core.engines import Engine, loading
-from glm4v_core.engines.loading import Plan, load_engine, plan_engine
+from glm4v_core.engines.loading import plan_engine
 from glm4v_core.engines.scripted import ScriptedEngine
+from glm4v_core.engines.sharing import Plan, load_engine
 from glm4v_core.errors import (
     EngineClosedError,
     MissingDependencyError,

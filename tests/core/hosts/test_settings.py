@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import pickle
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,9 +22,11 @@ from glm4v_core import (
     ScriptedEngine,
     Tool,
     closed_schema,
-    shared,
 )
-from glm4v_core.errors import EngineClosedError, UnknownOptionError, UnsupportedError
+from glm4v_core.errors import EngineClosedError, ModelError, UnknownOptionError, UnsupportedError
+from glm4v_core.tiny import checkpoint_path
+
+HELLO = Request((Message.user("x"),))
 
 
 class Call(CallSettings):
@@ -145,13 +149,50 @@ def test_a_pickled_copy_finds_the_model_of_its_own_process() -> None:
         pickle.dumps(Adapter(glm4v=Glm4v.from_engine(ScriptedEngine())))
 
 
-def test_a_model_passed_round_is_found_by_its_source() -> None:
-    source = shared.Source("any", "scripted", {"answers": ["x"]})
-    model = shared.find_or_load(source)
-    assert shared.find_or_load(shared.Source("any", "scripted", {"answers": ["x"]})) is model
-    shared.close(source)
+def test_the_model_that_settings_share_shares_its_engine_with_any_other_of_that_configuration() -> None:
+    adapter = scripted("one", "two")
+    model = adapter.load()
+    own = Glm4v.load(adapter.model, "scripted", answers=["one", "two"])
+    assert own.info is model.info
+    adapter.close()
     with pytest.raises(EngineClosedError):
-        model.generate(Request((Message.user("x"),)))
+        model.generate(HELLO)
+    assert own.generate(HELLO).text == "one"
+    assert adapter.loaded().generate(HELLO).text == "two"  # the same engine, which `own` kept
+    adapter.close()
+    own.close()
+
+
+def test_one_model_is_found_however_its_configuration_is_written(tmp_path: Path) -> None:
+    folder = shutil.copytree(checkpoint_path(), tmp_path / "tiny")
+    first = Adapter(model=str(folder), engine="transformers")
+    second = Adapter(model=f"{tmp_path}/./tiny", engine="transformers", engine_options={"slots": 16})
+    assert first.load() is second.load()
+    second.close()
+    first.close()
+
+
+def test_a_shared_model_that_its_user_closed_is_loaded_anew() -> None:
+    adapter = scripted("again")
+    with adapter.load() as model, Glm4v.load(adapter.model, "scripted", answers=["again"]):
+        model.close()
+        assert adapter.loaded() is not model
+    assert adapter.loaded().generate(HELLO).text == "again"
+    adapter.close()
+    adapter.close()
+
+
+def test_a_failed_load_is_tried_again(tmp_path: Path) -> None:
+    adapter = Adapter(model=str(tmp_path / "late"), engine="transformers")
+    with pytest.raises(ModelError):
+        adapter.loaded()
+    shutil.copytree(checkpoint_path(), tmp_path / "late")
+    assert adapter.loaded().info.family.name == "tiny"
+    adapter.close()
+
+
+def test_closing_settings_that_loaded_nothing_does_nothing() -> None:
+    Adapter(model="no/such", engine="no such engine").close()
 
 
 def test_closing_a_schema_leaves_its_own_words_alone() -> None:
