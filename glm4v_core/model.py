@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncGenerator, Generator, Iterable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from types import TracebackType
 from typing import Any, Literal, Self, overload
 
@@ -16,7 +16,7 @@ from glm4v_core.engines import Engine, EngineInfo, TokenCount, sleeper
 from glm4v_core.engines.loading import plan_engine
 from glm4v_core.engines.sharing import load_engine
 from glm4v_core.errors import EngineError, EngineTimeoutError, Glm4vError
-from glm4v_core.types import Completion, Delta, Piece, Request, Sampling
+from glm4v_core.types import Completion, Delta, Request, Sampling
 
 
 class Glm4v:
@@ -69,7 +69,7 @@ class Glm4v:
         timeout: float | None = None,  # noqa: ASYNC109  # of requests, not of loading
         **options: Any,
     ) -> Self:
-        """Do as `load` does in the background; the event loop stays free for the minutes that large weights take."""
+        """Asynchronous version of `load`; the event loop stays free for the minutes that large weights take."""
         plan = await asyncio.to_thread(plan_engine, model, engine, options)
         return cls(await call(load_engine(plan)), Defaults(sampling or Sampling(), thinking, thinking_budget, timeout))
 
@@ -92,7 +92,7 @@ class Glm4v:
         return iterate(self._deltas(request))
 
     def astream(self, request: Request) -> AsyncGenerator[Delta, None]:
-        """Do as `stream` does, in any event loop."""
+        """Asynchronous version of `stream`, for any event loop."""
         return bridge(self._deltas(request))
 
     def generate(self, request: Request) -> Completion:
@@ -100,7 +100,7 @@ class Glm4v:
         return run(self._generate(request))
 
     async def agenerate(self, request: Request) -> Completion:
-        """Return the whole answer."""
+        """Asynchronous version of `generate`."""
         return await call(self._generate(request))
 
     @overload
@@ -135,7 +135,7 @@ class Glm4v:
     async def agenerate_many(
         self, requests: Iterable[Request], *, return_errors: bool = False
     ) -> Sequence[Completion | Glm4vError]:
-        """Do as `generate_many` does."""
+        """Asynchronous version of `generate_many`."""
         return await call(self._generate_many(list(requests), return_errors))
 
     def count_tokens(self, request: Request) -> TokenCount:
@@ -143,7 +143,7 @@ class Glm4v:
         return run(self._count_tokens(request))
 
     async def acount_tokens(self, request: Request) -> TokenCount:
-        """Count the tokens of a request's prompt, exactly and with its images."""
+        """Asynchronous version of `count_tokens`."""
         return await call(self._count_tokens(request))
 
     def sleep(self) -> None:
@@ -157,7 +157,7 @@ class Glm4v:
         run(sleeper(self._engine).sleep())
 
     async def asleep(self) -> None:
-        """Do as `sleep` does."""
+        """Asynchronous version of `sleep`."""
         await call(sleeper(self._engine).sleep())
 
     def wake_up(self) -> None:
@@ -165,7 +165,7 @@ class Glm4v:
         run(sleeper(self._engine).wake_up())
 
     async def awake_up(self) -> None:
-        """Undo `sleep`."""
+        """Asynchronous version of `wake_up`."""
         await call(sleeper(self._engine).wake_up())
 
     def close(self) -> None:
@@ -173,7 +173,7 @@ class Glm4v:
         run(self._engine.close())
 
     async def aclose(self) -> None:
-        """Do as `close` does."""
+        """Asynchronous version of `close`."""
         await call(self._engine.close())
 
     def __enter__(self) -> Self:
@@ -193,23 +193,23 @@ class Glm4v:
         await self.aclose()
 
     async def _deltas(self, request: Request) -> AsyncGenerator[Delta, None]:
-        request = complete(request, self._defaults, self.info.family)
-        answer = Answer(request, self.info)
-        async with aclosing(self._pieces(request)) as pieces:
-            async for piece in pieces:
+        """Run one request: check and complete it, read the engine's stream under its timeout, and parse that."""
+        info = self._engine.info
+        request = complete(request, self._defaults, info.family)
+        answer = Answer(request, info)
+        deadline = None if request.timeout is None else asyncio.get_running_loop().time() + request.timeout
+        async with aclosing(self._engine.stream(request)) as pieces:
+            while True:
+                # Between pieces the caller's code runs, whose time is not the engine's.
+                async with _until(deadline):
+                    piece = await anext(pieces, None)
+                if piece is None:
+                    raise EngineError("The engine's stream ended without a finish reason.")
                 for delta in answer.take(piece):
                     yield delta
                 if piece.finish is not None:
                     yield Delta(completion=answer.complete(piece))
                     return
-        raise EngineError("The engine's stream ended without a finish reason.")
-
-    async def _pieces(self, request: Request) -> AsyncGenerator[Piece, None]:
-        """Read the engine's stream under the request's timeout."""
-        deadline = None if request.timeout is None else asyncio.get_running_loop().time() + request.timeout
-        async with aclosing(self._engine.stream(request)) as pieces:
-            while (piece := await _next_piece(pieces, deadline)) is not None:
-                yield piece
 
     async def _generate(self, request: Request) -> Completion:
         async with aclosing(self._deltas(request)) as deltas:
@@ -219,31 +219,32 @@ class Glm4v:
     async def _generate_many(
         self, requests: Sequence[Request], return_errors: bool
     ) -> Sequence[Completion | Glm4vError]:
-        async def outcome(request: Request) -> Completion | Glm4vError:
-            try:
-                return await self._generate(request)
-            except Glm4vError as error:
-                if return_errors:
-                    return error
-                raise
-
-        tasks = [asyncio.create_task(outcome(request)) for request in requests]
+        tasks = [asyncio.create_task(self._generate(request)) for request in requests]
         try:
-            return await asyncio.gather(*tasks)
+            outcomes = await asyncio.gather(*tasks, return_exceptions=return_errors)
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+        return [_expected(outcome) for outcome in outcomes]
 
     async def _count_tokens(self, request: Request) -> TokenCount:
-        return await self._engine.count_tokens(complete(request, self._defaults, self.info.family))
+        return await self._engine.count_tokens(complete(request, self._defaults, self._engine.info.family))
 
 
-async def _next_piece(pieces: AsyncGenerator[Piece, None], deadline: float | None) -> Piece | None:
-    """Wait for one piece; the deadline holds only here, because between pieces the caller's code runs."""
+def _expected(outcome: Completion | BaseException) -> Completion | Glm4vError:
+    """Return an outcome that stands in a list; raise one that is not an error of the request."""
+    if isinstance(outcome, BaseException) and not isinstance(outcome, Glm4vError):
+        raise outcome
+    return outcome
+
+
+@asynccontextmanager
+async def _until(deadline: float | None) -> AsyncGenerator[None, None]:
+    """Raise an EngineTimeoutError when the block takes longer than until `deadline`, in the loop's time."""
     try:
         async with asyncio.timeout_at(deadline) as limit:
-            return await anext(pieces, None)
+            yield
     except TimeoutError as error:
         if not limit.expired():
             raise
