@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from glm4v_core.dialect.families import Family
-from glm4v_core.dialect.grammar import check_constraint
+from glm4v_core.dialect.grammar import check_constraint, check_tools
 from glm4v_core.errors import ConfigError, MessageError, UnsupportedError
 from glm4v_core.media.image import Image
-from glm4v_core.types import Request, Sampling, ToolResult
+from glm4v_core.types import Request, Sampling, ToolCall, ToolResult
 
 MAX_LOGPROBS = 20
 
@@ -51,7 +51,9 @@ def complete(request: Request, defaults: Defaults, family: Family) -> Request:
     _check_settings(filled)
     _check_family(filled, family)
     _check_images(filled, family)
-    check_constraint(filled)
+    check_tools(filled)
+    if filled.constraint is not None:
+        check_constraint(filled.constraint)
     return filled
 
 
@@ -95,13 +97,14 @@ def _check_settings(request: Request) -> None:
 
 
 def _check_family(request: Request, family: Family) -> None:
-    dialect = family.dialect
     if not request.messages:
         raise MessageError("The request has no messages.", hint="Send at least one user message.")
-    if request.thinking and dialect.think is None:
+    if request.thinking and family.dialect.think is None:
         raise UnsupportedError(f"{family.name} cannot think.", hint="Leave thinking off.")
-    if request.tools and request.tool_choice != "none" and dialect.tools == "none":
-        raise UnsupportedError(f"{family.name} knows no tools.", hint="Leave them out, or load a newer model.")
+    calls = (part for message in request.messages for part in message.parts if isinstance(part, ToolCall | ToolResult))
+    wants_tools = (request.tools and request.tool_choice != "none") or any(calls)
+    if wants_tools and family.dialect.tools == "none":
+        raise UnsupportedError(f"{family.name} does not support tools.", hint="Leave out tools and tool calls.")
 
 
 def _check_images(request: Request, family: Family) -> None:

@@ -77,8 +77,6 @@ class Conversation:
     def _write_assistant(self, parts: Sequence[Part]) -> None:
         thought, text = _thought_and_answer(parts, self._dialect)
         calls = [part for part in parts if isinstance(part, ToolCall)]
-        if calls and self._dialect.tools == "none":
-            raise UnsupportedError(f"The {self._dialect.name} dialect knows no tool calls.")
         broken = [_broken_text(call, self._dialect) for call in calls if call.arguments is None]
         good = [_plain_call(call, self._dialect) for call in calls if call.arguments is not None]
         if self._dialect.tools == "template":
@@ -136,8 +134,6 @@ class Conversation:
 
 def _checked(messages: Sequence[Message]) -> Sequence[Message]:
     """Refuse, by name, what no template can show."""
-    if not messages:
-        raise MessageError("There is no message.", hint="Send at least one user message.")
     for number, message in enumerate(messages, 1):
         if message.role not in _ALLOWED:
             raise MessageError(f"Message {number} has the unknown role {message.role!r}.")

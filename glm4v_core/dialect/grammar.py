@@ -46,15 +46,13 @@ class Grammar:
     text: str
 
 
-def check_constraint(request: Request) -> None:
-    """Refuse a constraint, tool or tool choice that no answer could satisfy.
+def check_constraint(constraint: Constraint) -> None:
+    """Refuse a constraint that no answer could satisfy.
 
     Raises:
         ConstraintError: names what is wrong. What only a grammar compiler can tell is left to `compile_grammar`.
     """
-    _check_tools(request.tools)
-    _check_tool_choice(request)
-    match request.constraint:
+    match constraint:
         case JsonSchema(schema):
             resolve_schema(schema, "The answer's schema")
         case Choices(options):
@@ -62,16 +60,25 @@ def check_constraint(request: Request) -> None:
         case Regex(pattern):
             if not pattern:
                 raise ConstraintError("The regex is empty.", hint="Leave the constraint out, or give a pattern.")
-        case None:
-            pass
         case _:
-            assert_never(request.constraint)
+            assert_never(constraint)
+
+
+def check_tools(request: Request) -> None:
+    """Refuse tools that cannot be called, and a choice among them that cannot be met.
+
+    Raises:
+        ConstraintError: names what is wrong.
+    """
+    _check_tools(request.tools)
+    _check_tool_choice(request)
 
 
 def compile_grammar(request: Request, dialect: Dialect, turn: Phase | None = None) -> Grammar | None:
-    """Write the grammar of everything between the thought and the token that ends the turn.
+    """Write the grammar of everything between the reasoning and the token that ends the turn.
 
     Args:
+        request: one that `check_tools` and `check_constraint` passed.
         turn: where the model's output starts, for a grammar of the whole turn: it lets the model think as the phase
             allows, and end the answer with any token that ends a turn.
 
@@ -81,7 +88,6 @@ def compile_grammar(request: Request, dialect: Dialect, turn: Phase | None = Non
     Raises:
         ConstraintError: the constraint or a tool's schema cannot be compiled.
     """
-    check_constraint(request)
     lark = _Lark(dialect)
     answer = _answer(lark, request)
     if answer is None:

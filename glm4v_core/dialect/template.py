@@ -59,13 +59,12 @@ class ChatTemplate:
             raise UnsupportedError(f"The checkpoint's chat template is not valid: {error}") from error
 
     def render(self, request: Request) -> Prompt:
-        """Render a request.
+        """Render a complete request.
 
         Raises:
             MessageError: its messages cannot be shown to this model.
-            UnsupportedError: it wants tools, thinking or a part that this dialect does not have.
+            UnsupportedError: a message has a part that is not supported.
         """
-        self._refuse_what_is_missing(request)
         tools = () if request.tool_choice == "none" else request.tools
         conversation = Conversation(request.messages, tools, self.dialect)
         text = self._rendered(conversation, request.thinking)
@@ -77,12 +76,6 @@ class ChatTemplate:
                 hint="The checkpoint's chat template does not fit its tokenizer; compare it with the published one.",
             )
         return Prompt(text, images, self._phase(text))
-
-    def _refuse_what_is_missing(self, request: Request) -> None:
-        if request.tools and request.tool_choice != "none" and self.dialect.tools == "none":
-            raise UnsupportedError(f"The {self.dialect.name} dialect knows no tools.")
-        if request.thinking and self.dialect.think is None:
-            raise UnsupportedError(f"The {self.dialect.name} dialect cannot think.", hint="Leave thinking off.")
 
     def _rendered(self, conversation: Conversation, thinking: bool | None) -> str:
         import jinja2

@@ -140,9 +140,8 @@ def _constrained(name: str, prompt: str, constraint: Constraint, value_of: Calla
         check_answer(answer, constraint)
         return value_of(answer)
 
-    step = Step(name, prompt, read, constraint)
-    check_constraint(step.request(""))
-    return step
+    check_constraint(constraint)  # here already: a run over many pages must not begin with a step that cannot work
+    return Step(name, prompt, read, constraint)
 
 
 def _schema_of(wanted: Sequence[str] | Schema | type[BaseModel]) -> Schema:

@@ -15,7 +15,7 @@ from glm4v_core.engines.scripted import ScriptedEngine
 from glm4v_core.errors import ConfigError, ConstraintError, Glm4vError, MessageError, UnsupportedError
 from glm4v_core.media.image import Image
 from glm4v_core.model import Glm4v
-from glm4v_core.types import Choices, JsonSchema, Message, Request, Sampling, Text, Tool, ToolResult
+from glm4v_core.types import Choices, JsonSchema, Message, Request, Sampling, Text, Tool, ToolCall, ToolResult
 
 ASKED = Request((Message.user("Hi"),))
 CLOCK = Tool("clock")
@@ -91,6 +91,9 @@ def test_limits_out_of_range_are_refused_by_name() -> None:
 def test_what_the_family_cannot_do_is_refused() -> None:
     refused(Request(ASKED.messages, thinking=True), UnsupportedError, "think", family="GLM-4v-9b")
     refused(Request(ASKED.messages, tools=(CLOCK,)), UnsupportedError, "tools", family="GLM-4v-9b")
+    called = (*ASKED.messages, Message.assistant(ToolCall("1", "clock", {})), Message("tool", (ToolResult("1", ()),)))
+    refused(Request(called), UnsupportedError, "GLM-4v-9b does not support tools", family="GLM-4v-9b")
+    assert sent(Request(called)).messages == called
     hidden = Request(ASKED.messages, tools=(CLOCK,), tool_choice="none")
     assert sent(hidden, family="GLM-4v-9b").thinking is False
 

@@ -46,7 +46,6 @@ BAD_ROLE: Any = Message("observer", (Text("x"),))  # type: ignore[arg-type]
 @pytest.mark.parametrize(
     ("messages", "complaint"),
     [
-        pytest.param((), "no message", id="nothing"),
         pytest.param((BAD_ROLE, USER), "unknown role 'observer'", id="role"),
         pytest.param((Message.user(),), "is empty", id="empty user"),
         pytest.param((Message("tool", ()), USER), "is empty", id="empty tool"),

@@ -12,11 +12,13 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from glm4v_core.dialect.dialects import GLM4V, GLM41V, GLM46V, Dialect
 from glm4v_core.dialect.grammar import (
     check_answer,
-    check_constraint,
+    check_tools,
     compile_grammar,
 )
 from glm4v_core.dialect.schemas import MAX_SCHEMA_CHARACTERS, MAX_SCHEMA_DEPTH
+from glm4v_core.engines.scripted import ScriptedEngine
 from glm4v_core.errors import ConstraintError, InvalidOutputError
+from glm4v_core.model import Glm4v
 from glm4v_core.types import Choices, Constraint, JsonSchema, Message, Regex, Request, Tool
 
 POINT = {
@@ -275,10 +277,10 @@ def chained(length: int) -> dict[str, Any]:
     ],
 )
 def test_wrong_constraints_are_refused_before_anything_runs(wrong: Request, message: str) -> None:
+    engine = ScriptedEngine(["never"])
     with pytest.raises(ConstraintError, match=message):
-        check_constraint(wrong)
-    with pytest.raises(ConstraintError, match=message):
-        compile_grammar(wrong, GLM46V)
+        Glm4v.from_engine(engine).generate(wrong)
+    assert engine.history == []
 
 
 @pytest.mark.parametrize(
@@ -293,7 +295,7 @@ def test_what_the_compiler_cannot_do_is_refused_by_name(constraint: Constraint) 
 def test_a_reference_into_nothing_in_a_tool_is_refused() -> None:
     tool = Tool("f", parameters={"type": "object", "properties": {"v": {"$ref": "#/$defs/missing"}}})
     with pytest.raises(ConstraintError, match="schema of tool 'f' refers to"):
-        check_constraint(request(tools=(tool,), tool_choice="f"))
+        check_tools(request(tools=(tool,), tool_choice="f"))
 
 
 @pytest.mark.parametrize("length", [1, MAX_SCHEMA_DEPTH])

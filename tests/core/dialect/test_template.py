@@ -10,7 +10,6 @@ import pytest
 
 from glm4v_core.dialect.families import GLM4V, GLM41V, GLM45V, GLM46V, Dialect
 from glm4v_core.dialect.template import ChatTemplate, Prompt
-from glm4v_core.errors import UnsupportedError
 from glm4v_core.media.image import Image
 from glm4v_core.types import Message, Request, Text, Thinking, Tool, ToolCall, ToolResult
 
@@ -284,18 +283,3 @@ def test_glm4v_writes_the_image_into_the_text() -> None:
     assert prompt.text == f"[gMASK]<sop><|user|>\n{slot}Q< |endoftext|><|assistant|>"
     assert prompt.images == (RED,)
     assert prompt.phase == "answer"
-
-
-@pytest.mark.parametrize(
-    "request_",
-    [
-        pytest.param(Request((Message.user("Q"),), tools=(WEATHER,)), id="tools"),
-        pytest.param(Request((Message.user("Q"),), thinking=True), id="thinking"),
-        pytest.param(
-            Request((Message.user("Q"), Message.assistant(call()), result(Text("sun")))), id="calls in history"
-        ),
-    ],
-)
-def test_glm4v_refuses_what_it_does_not_have(request_: Request) -> None:
-    with pytest.raises(UnsupportedError, match="glm4v dialect"):
-        ChatTemplate("{{ messages }}", GLM4V).render(request_)
