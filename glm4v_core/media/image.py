@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 from dataclasses import dataclass, field
 
 import PIL.Image
 
-from glm4v_core.errors import ConfigError, ImageError, ImageFormatError, ImageShapeError
+from glm4v_core.errors import ConfigError, ImageError, ImageFormatError
 from glm4v_core.media.decode import FORMATS, check_header, count_frames, decoding, open_image, reduce_to_fit
 from glm4v_core.media.limits import DEFAULT_LIMITS, ImageLimits
 from glm4v_core.media.pixels import read_orientation, to_rgb, turns_itself, upright
@@ -24,8 +23,6 @@ __all__ = [
     "Provenance",
     "check_max_tokens",
     "load_frame",
-    "visual_size",
-    "visual_tokens",
 ]
 
 ImageSource = EncodedSource | PIL.Image.Image
@@ -176,42 +173,3 @@ def check_max_tokens(max_tokens: int | None) -> None:
     """Refuse a token budget that no image can meet."""
     if max_tokens is not None and max_tokens < 1:
         raise ConfigError(f"max_image_tokens is {max_tokens}, but an image takes at least one token.")
-
-
-def visual_size(width: int, height: int, *, min_pixels: float, max_pixels: float, factor: int = 28) -> tuple[int, int]:
-    """Size to which the GLM-V processors resize an image before they cut it into visual tokens.
-
-    Args:
-        width: of the image.
-        height: of the image.
-        min_pixels: least area of one still image. The `size` of a preprocessor_config.json counts two frames:
-            halve its shortest_edge and longest_edge.
-        max_pixels: largest area, as above; a budget of n visual tokens is n * factor**2.
-        factor: pixels per side of one visual token, patch size times merge size.
-
-    Returns:
-        Width and height, multiples of factor.
-    """
-    if min(width, height) < 1:
-        raise ImageShapeError(f"An image of {width}x{height} pixels is empty.")
-    if min(width, height) < factor:
-        enlargement = max(factor / width, factor / height)
-        width, height = int(width * enlargement), int(height * enlargement)
-    if max(width, height) / min(width, height) > 200:
-        raise ImageShapeError(f"An image of {width}x{height} pixels is too elongated for the model.")
-    columns, rows = round(width / factor), round(height / factor)
-    area = columns * rows * factor**2
-    if area > max_pixels:
-        shrink = math.sqrt(width * height / max_pixels)
-        columns = max(1, math.floor(width / shrink / factor))
-        rows = max(1, math.floor(height / shrink / factor))
-    elif area < min_pixels:
-        grow = math.sqrt(min_pixels / (width * height))
-        columns, rows = math.ceil(width * grow / factor), math.ceil(height * grow / factor)
-    return columns * factor, rows * factor
-
-
-def visual_tokens(width: int, height: int, *, min_pixels: float, max_pixels: float, factor: int = 28) -> int:
-    """Count the visual tokens an image of this size takes; arguments as in `visual_size`."""
-    wide, high = visual_size(width, height, min_pixels=min_pixels, max_pixels=max_pixels, factor=factor)
-    return wide // factor * (high // factor)

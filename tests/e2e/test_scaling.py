@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from glm4v_core.dialect.families import FAMILIES
-from glm4v_core.media.image import visual_size
+from glm4v_core.dialect.resize import visual_size
 
 PAGES = {
     name: (Path(__file__).parents[2] / "docs" / name).read_text("utf-8") for name in ("scaling.md", "scaling.zh.md")

@@ -18,7 +18,7 @@ from tiny.sequences import CELL_SLOTS, CLASSES, NAMED, PRINTABLE, cells
 from transformers import Glm46VImageProcessorPil
 
 from glm4v_core.dialect.families import FAMILIES
-from glm4v_core.media.image import visual_size
+from glm4v_core.dialect.resize import visual_size
 
 pytestmark = pytest.mark.usefixtures("fonts")
 SPACE = CLASSES - 1

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from glm4v_core.dialect.parsing import Phase
+from glm4v_core.dialect.resize import visual_size
 from glm4v_core.dialect.template import Prompt
-from glm4v_core.errors import ImageShapeError, MessageError
+from glm4v_core.errors import MessageError
 from glm4v_core.media.image import Image
 
 
@@ -95,22 +96,15 @@ class ImageRuler:
         return MeasuredImage(image, key, size, rows, columns, rows * columns // self._processor.merge_size**2)
 
     def _grid(self, image: Image, size: dict[str, int]) -> tuple[int, int]:
-        from transformers.models.glm4v.image_processing_pil_glm4v import smart_resize
-
         processor = self._processor
-        try:
-            height, width = smart_resize(
-                num_frames=processor.temporal_patch_size,
-                height=image.height,
-                width=image.width,
-                temporal_factor=processor.temporal_patch_size,
-                factor=processor.patch_size * processor.merge_size,
-                min_pixels=size["shortest_edge"],
-                max_pixels=size["longest_edge"],
-            )
-        except ValueError as error:
-            size_text = f"{image.width}x{image.height}"
-            raise ImageShapeError(f"An image of {size_text} pixels cannot be shown: {error}.") from error
+        frames = processor.temporal_patch_size
+        width, height = visual_size(
+            image.width,
+            image.height,
+            min_pixels=size["shortest_edge"] / frames,
+            max_pixels=size["longest_edge"] / frames,
+            factor=processor.patch_size * processor.merge_size,
+        )
         return height // processor.patch_size, width // processor.patch_size
 
 

@@ -14,8 +14,9 @@ import PIL.Image
 
 from glm4v_core.dialect.conversation import Conversation, TemplateDict
 from glm4v_core.dialect.families import Family
+from glm4v_core.dialect.resize import visual_size, visual_tokens
 from glm4v_core.errors import UnsupportedError
-from glm4v_core.media.image import Image, visual_size, visual_tokens
+from glm4v_core.media.image import Image
 from glm4v_core.types import Request
 
 WireDict = dict[str, Any]

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from glm4v_core.dialect.resize import visual_size, visual_tokens
 from glm4v_core.errors import ImageShapeError
-from glm4v_core.media.image import visual_size, visual_tokens
 
 smart_resize = pytest.importorskip("transformers.models.glm4v.image_processing_pil_glm4v").smart_resize
 
