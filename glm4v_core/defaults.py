@@ -1,4 +1,7 @@
-"""Makes a request complete, or refuses it by name before an engine sees it."""
+"""The one place where requests are completed and checked; engines and dialects trust what arrives.
+
+What only a loaded checkpoint or a grammar compiler can tell is refused later.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from glm4v_core.types import Request, Sampling, ToolCall, ToolResult
 
 MAX_LOGPROBS = 20
 
-# What a value must be at least, at most; None is no bound.
+# Smallest and largest value; None is no bound.
 _BOUNDS: dict[str, tuple[float, float | None]] = {
     "temperature": (0.0, None),
     "top_p": (0.0, 1.0),
@@ -27,7 +30,7 @@ _BOUNDS: dict[str, tuple[float, float | None]] = {
 
 @dataclass(frozen=True, slots=True)
 class Defaults:
-    """What a model uses where a request says nothing. What is None here is the family's default."""
+    """Settings of a model, for whatever a request leaves open. None leaves it to the family."""
 
     sampling: Sampling = field(default_factory=Sampling)
     thinking: bool | None = None
@@ -36,10 +39,10 @@ class Defaults:
 
 
 def complete(request: Request, defaults: Defaults, family: Family) -> Request:
-    """Fill in what a request leaves open; max_tokens stays open when nobody sets it.
+    """Fill in what a request leaves open, and check it. max_tokens stays None unless the request or the model sets it.
 
     Raises:
-        InputError, ConfigError: the request cannot be served, whatever the engine does.
+        InputError, ConfigError: no engine could serve the request.
     """
     filled = replace(
         request,
@@ -58,7 +61,7 @@ def complete(request: Request, defaults: Defaults, family: Family) -> Request:
 
 
 def images_of(request: Request) -> Iterator[Image]:
-    """Yield the images of a request as they stand in its messages."""
+    """Yield the images of a request in the order of its messages, including those in tool results."""
     for part in (part for message in request.messages for part in message.parts):
         for inner in part.parts if isinstance(part, ToolResult) else (part,):
             if isinstance(inner, Image):
@@ -66,7 +69,7 @@ def images_of(request: Request) -> Iterator[Image]:
 
 
 def _filled(call: Sampling, model: Sampling, family: Sampling) -> Sampling:
-    # How many tokens fit is known only with the prompt; see `engines.new_tokens`.
+    # The family's max_tokens is capped by the room that the prompt leaves; see `engines.new_tokens`.
     family = replace(family, max_tokens=None)
     values = {name: _first(*(getattr(level, name) for level in (call, model, family))) for name in _SAMPLING}
     return Sampling(**values, stop=call.stop or model.stop)
@@ -91,9 +94,9 @@ def _check_settings(request: Request) -> None:
     if not all(request.sampling.stop):
         raise ConfigError("A stop string is empty.", hint="Leave it out.")
     if request.thinking_budget is not None and request.thinking_budget < 0:
-        raise ConfigError(f"thinking_budget={request.thinking_budget} is negative.", hint="0 is no thought at all.")
+        raise ConfigError(f"thinking_budget={request.thinking_budget} is negative.", hint="0 turns reasoning off.")
     if request.timeout is not None and request.timeout <= 0:
-        raise ConfigError(f"timeout={request.timeout} is not positive.", hint="None waits for ever.")
+        raise ConfigError(f"timeout={request.timeout} is not positive.", hint="None waits without a limit.")
 
 
 def _check_family(request: Request, family: Family) -> None:

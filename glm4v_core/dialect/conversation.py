@@ -1,6 +1,6 @@
-"""Messages to the plain dicts that a checkpoint's chat template reads, in the form that loses nothing there.
+"""Messages as the plain dicts that a chat template reads, in the form from which that template drops nothing.
 
-Images are collected in the very step that writes their placeholder, so their order is the prompt's order.
+Images are collected in the step that writes their placeholder, so their order is that of the prompt.
 """
 
 from __future__ import annotations
@@ -27,10 +27,12 @@ _ALLOWED: dict[str, tuple[type, ...]] = {
 
 
 class Conversation:
-    """Template messages, and the images they show in order.
+    """Messages for a template, and the images they show.
 
     Attributes:
-        tools: tool dicts for the template; empty where the dialect's template has no place for them.
+        messages: message dicts for the template.
+        images: images of all messages, in the order of their placeholders.
+        tools: tool dicts for the template; empty if the template does not explain tools.
     """
 
     def __init__(self, messages: Sequence[Message], tools: Sequence[Tool], dialect: Dialect) -> None:
@@ -60,11 +62,11 @@ class Conversation:
         self.messages.append({"role": role, "content": content})
 
     def _shown(self, parts: Sequence[Part]) -> str | list[TemplateDict]:
-        """Write text and images as the items that templates accept, or as text where they accept only that."""
+        """Write text and images as a list of items, or as one text for a template that accepts nothing else."""
         items: list[TemplateDict] = []
         for is_text, group in groupby(parts, key=lambda part: isinstance(part, Text)):
             if is_text:
-                # Neighbours are joined first: two halves of a control token must not meet in the prompt.
+                # Joined before control tokens are broken: two halves of one must not meet in the prompt.
                 items.append(_text_item(_joined_text(list(group), self._dialect)))
             else:
                 images = [part for part in group if isinstance(part, Image)]
@@ -75,7 +77,7 @@ class Conversation:
         return "".join(item.get("text", self._dialect.image_block) for item in items)
 
     def _write_assistant(self, parts: Sequence[Part]) -> None:
-        thought, text = _thought_and_answer(parts, self._dialect)
+        reasoning, text = _reasoning_and_answer(parts, self._dialect)
         calls = [part for part in parts if isinstance(part, ToolCall)]
         broken = [_broken_text(call, self._dialect) for call in calls if call.arguments is None]
         good = [_plain_call(call, self._dialect) for call in calls if call.arguments is not None]
@@ -83,7 +85,7 @@ class Conversation:
             functions = [{"type": "function", "function": call} for call in good]
             content = "\n".join(filter(None, [text, *broken]))
             message = {"role": "assistant", "content": content, "tool_calls": functions}
-            self.messages.append(message | ({"reasoning_content": thought} if thought else {}))
+            self.messages.append(message | ({"reasoning_content": reasoning} if reasoning else {}))
         else:
             self._append("assistant", "\n".join(filter(None, [text, *broken, *(write_call(**call) for call in good)])))
 
@@ -99,7 +101,7 @@ class Conversation:
             self._write_results_without_images(results)
 
     def _write_results_as_user(self, results: Sequence[ToolResult]) -> None:
-        """Write one user turn: this dialect has no tool role, and would drop one silently."""
+        """Write the results as a user turn: templates of this dialect silently drop the tool role."""
         items: list[TemplateDict] = []
         for result in results:
             opening = "\n<tool_response>\n" if items else "<tool_response>\n"
@@ -107,7 +109,7 @@ class Conversation:
         self._append("user", items)
 
     def _write_results_without_images(self, results: Sequence[ToolResult]) -> None:
-        """Move images into a user turn behind the results, numbered, for a template that would lose them."""
+        """Move images, numbered, into a user turn after the results, for a template that drops images in results."""
         moved: list[Part] = []
         for result in results:
             parts: list[Part] = []
@@ -123,7 +125,7 @@ class Conversation:
             self._append("user", self._shown(moved))
 
     def _explain_tools(self) -> None:
-        """Put the tools text in front of the first system message, where newer templates have it."""
+        """Put the explanation of tools at the start of the system message, where newer templates put it."""
         text = describe_tools(self.tools)
         if self.messages[0]["role"] == "system":
             self.messages[0]["content"] = f"{text}\n\n{self.messages[0]['content']}"
@@ -133,7 +135,7 @@ class Conversation:
 
 
 def _checked(messages: Sequence[Message]) -> Sequence[Message]:
-    """Refuse, by name, what no template can show."""
+    """Refuse messages that no template can show."""
     for number, message in enumerate(messages, 1):
         if message.role not in _ALLOWED:
             raise MessageError(f"Message {number} has the unknown role {message.role!r}.")
@@ -144,7 +146,7 @@ def _checked(messages: Sequence[Message]) -> Sequence[Message]:
     if messages[-1].role == "assistant":
         raise MessageError(
             "The last message is the assistant's, so there is nothing to answer.",
-            hint="End with a user or tool message; continuing the assistant's own text is not supported.",
+            hint="End with a user or tool message; continuing an assistant message is not supported.",
         )
     return messages
 
@@ -164,7 +166,7 @@ def _check_part(part: Part, role: str, number: int) -> None:
 def _in_call_order(messages: Sequence[Message]) -> Iterator[Message]:
     """Merge each run of tool messages into one, its results in the order of the calls.
 
-    Templates show no call ids: the order alone says which result belongs to which call, so none may be missing.
+    Templates do not write call ids. Only the order tells which result belongs to which call, so none may be missing.
     """
     calls: list[str] = []
     for is_tool, run in groupby(messages, key=lambda message: message.role == "tool"):
@@ -180,7 +182,7 @@ def _in_call_order(messages: Sequence[Message]) -> Iterator[Message]:
 
 
 def _call_ids(message: Message) -> list[str]:
-    """List the ids in the order in which the calls are written: broken ones are text and come first."""
+    """List the ids in the order in which calls are written: broken ones are part of the text and come first."""
     calls = [part for part in message.parts if isinstance(part, ToolCall)]
     return [call.id for call in sorted(calls, key=lambda call: call.arguments is not None)]
 
@@ -192,7 +194,7 @@ def _matched(calls: Sequence[str], results: Sequence[ToolResult]) -> tuple[ToolR
     if missing := [call for call in calls if call not in by_call]:
         raise MessageError(f"The tool call {missing[0]!r} has no result.", hint="Send a tool result for every call.")
     if unknown := [call for call in by_call if call not in calls]:
-        raise MessageError(f"The tool result {unknown[0]!r} answers no call of the message before it.")
+        raise MessageError(f"The tool result {unknown[0]!r} does not answer a call of the message before it.")
     return tuple(by_call[call] for call in calls)
 
 
@@ -204,16 +206,16 @@ def _text_item(text: str) -> TemplateDict:
     return {"type": "text", "text": text}
 
 
-def _thought_and_answer(parts: Sequence[Part], dialect: Dialect) -> tuple[str, str]:
-    """Separate a past answer from its thought, also where a caller sends the raw text back."""
+def _reasoning_and_answer(parts: Sequence[Part], dialect: Dialect) -> tuple[str, str]:
+    """Separate a past answer from its reasoning, even if a caller sends back the raw text with tags."""
     text = "".join(part.text for part in parts if isinstance(part, Text))
-    thought = "".join(part.text for part in parts if isinstance(part, Thinking))
+    reasoning = "".join(part.text for part in parts if isinstance(part, Thinking))
     if dialect.think:
         before, _, text = text.rpartition(dialect.think[1])
-        thought = thought or before.replace(dialect.think[0], "")
+        reasoning = reasoning or before.replace(dialect.think[0], "")
     for tag in (*BOX_TAGS, *(dialect.answer or ())):
         text = text.replace(tag, "")
-    return neutralise(thought.strip(), dialect), neutralise(text.strip(), dialect)
+    return neutralise(reasoning.strip(), dialect), neutralise(text.strip(), dialect)
 
 
 def _plain_call(call: ToolCall, dialect: Dialect) -> TemplateDict:
@@ -221,7 +223,7 @@ def _plain_call(call: ToolCall, dialect: Dialect) -> TemplateDict:
 
 
 def _broken_text(call: ToolCall, dialect: Dialect) -> str:
-    """Show a call that could not be read as the model wrote it: a template needs decoded arguments."""
+    """Write a call that could not be read just as the model wrote it, since a template needs decoded arguments."""
     text = neutralise(call.raw or f"{CALL_START}{call.name}\n", dialect, keep=TOOL_TAGS)
     return text if text.endswith(CALL_END) else text + CALL_END
 

@@ -1,14 +1,14 @@
-"""Raw model text to thinking, answer and tool calls. Pure; a whole answer and any chunking of it give the same result.
+"""Raw model text to reasoning, answer and tool calls. Pure: chunks of any size give the result of the whole text.
 
-The rules, for output that is not always well formed:
+The rules, which also cover output that is not well formed:
 
-- `<think>` opens a thought and `</think>` closes it. `<answer>` and `<tool_call>` close it too.
-- A missing `<think>` is accepted where the prompt ended inside the thought (phase "thinking"). In phase "free", text
-  that does not begin with `<think>` is given out as answer at once; if the first tag after it is `</think>`, it was a
-  thought, and `Retraction` says so; `fold` honours it. Elsewhere a stray `</think>` is dropped.
-- Blank lines before the answer and white space at its end are dropped; a thought is stripped.
-- Answer, box, role and end tags never reach the text. Boxes stay in `Splitter.boxed` for `find_boxes`.
-- Inside a tool call only the call's own tags and the role tokens count.
+- `<think>` opens the reasoning and `</think>` closes it. `<answer>` and `<tool_call>` close it too.
+- In phase "thinking" the prompt already opened the reasoning. In phase "free", text before any tag is passed on as
+  answer at once; if the first tag after it is `</think>`, it was reasoning, and `Retraction` says so, which `fold`
+  applies. Any other stray `</think>` is dropped.
+- Blank lines before the answer and white space at its end are dropped; reasoning is stripped on both sides.
+- Answer, box, role and stop tokens never reach the text. Boxes are kept in `Splitter.boxed` for `find_boxes`.
+- Inside a tool call only the tags of calls and the tokens that end a turn count; all else is text of the call.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ __all__ = [
 ]
 
 Phase = Literal["free", "thinking", "answer"]
-"""Where the output starts: before everything, inside a thought, or after it."""
+"""Where the output starts: before the reasoning, inside it, or after it."""
 
 TURN_TOKENS = (*ROLE_TOKENS, "<|endoftext|>")
-"""Tokens that end a call wherever they come."""
+"""Tokens that end the turn, and so a tool call that is still open."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class CallMade:
 
 @dataclass(frozen=True, slots=True)
 class Retraction:
-    """All answer text so far was a thought whose opening tag was missing."""
+    """All answer text so far was reasoning, whose opening tag was missing."""
 
 
 Event = ThinkingText | AnswerText | CallMade | Retraction
@@ -95,7 +95,20 @@ def fold(events: Iterable[Event]) -> Split:
 
 
 class Splitter:
-    """Splits one answer; feed it text as it comes, with special tokens kept, then finish it once."""
+    """Splits one answer; feed it text as it comes, with special tokens kept, then finish it once.
+
+    What a tag does in each state, and the state after it ("-": dropped, nothing changes):
+
+    | tag                        | thinking       | answer                      | call                            |
+    |----------------------------|----------------|-----------------------------|---------------------------------|
+    | `<think>`                  | -              | thinking                    | text of the call                |
+    | `</think>`                 | answer         | - (see `Retraction`)        | text of the call                |
+    | `<answer>`, `</answer>`    | answer         | -                           | text of the call                |
+    | `<tool_call>`              | call           | call                        | broken call ends, next one: call|
+    | `</tool_call>`             | -              | -                           | call ends: answer               |
+    | box tags                   | -              | kept in `boxed`             | text of the call                |
+    | role tokens, end of text   | -              | -                           | broken call ends: answer        |
+    """
 
     def __init__(self, dialect: Dialect, phase: Phase, tools: Sequence[Tool] = ()) -> None:
         self._tools = tuple(tools)
@@ -103,36 +116,36 @@ class Splitter:
         self._actions = self._actions_of(dialect)
         self._tags = _Tags((*TURN_TOKENS, *BOX_TAGS, *self._actions))
         self._call_tags = _Tags((*TURN_TOKENS, CALL_START, CALL_END))
-        self._untagged = phase == "free"
-        self._waiting = ""  # text whose meaning is open: it may be the beginning of a tag
-        self._space = ""  # white space, given out only before more text of the same kind
-        self._thought = False
+        self._may_retract = phase == "free"
+        self._undecided = ""  # the end of the text so far, if it may be the beginning of a tag
+        self._space = ""  # white space, passed on only when more text of the same kind follows
+        self._reasoned = False
         self._answered = False
-        self._body: list[str] = []
-        self._boxed: list[str] = []
+        self._call_text: list[str] = []
+        self._answer_with_boxes: list[str] = []
         self._events: list[Event] = []
 
     @property
     def boxed(self) -> str:
         """The answer so far with its box tokens, for `find_boxes`."""
-        return "".join(self._boxed)
+        return "".join(self._answer_with_boxes)
 
     def feed(self, text: str) -> list[Event]:
-        """Take the next piece of raw text and return what became certain."""
-        self._waiting += text
-        while found := self._current_tags.search(self._waiting):
-            before, self._waiting = self._waiting[: found.start()], self._waiting[found.end() :]
+        """Take the next piece of raw text and return the events that are now certain."""
+        self._undecided += text
+        while found := self._current_tags.search(self._undecided):
+            before, self._undecided = self._undecided[: found.start()], self._undecided[found.end() :]
             self._add(before)
-            self._apply(found[0])
-        certain = self._current_tags.certain(self._waiting)
-        self._add(self._waiting[:certain])
-        self._waiting = self._waiting[certain:]
+            self._act_on(found[0])
+        certain = self._current_tags.certain(self._undecided)
+        self._add(self._undecided[:certain])
+        self._undecided = self._undecided[certain:]
         return self._take_events()
 
     def finish(self) -> list[Event]:
-        """End the answer: what was held back is text, and an open call is a broken one."""
-        self._add(self._waiting)
-        self._waiting = ""
+        """End the answer: an unfinished tag is text, and an unfinished call is a broken one."""
+        self._add(self._undecided)
+        self._undecided = ""
         if self._state == "call":
             self._end_call(closed=False)
         return self._take_events()
@@ -149,17 +162,17 @@ class Splitter:
         """Add text that holds no tag."""
         match self._state:
             case "call":
-                self._body.append(text)
+                self._call_text.append(text)
             case "thinking":
-                self._thought = self._give(text, ThinkingText, self._thought)
+                self._reasoned = self._emit(text, ThinkingText, self._reasoned)
             case "answer":
-                self._boxed.append(text)
-                self._answered = self._give(text, AnswerText, self._answered)
+                self._answer_with_boxes.append(text)
+                self._answered = self._emit(text, AnswerText, self._answered)
             case _:
                 assert_never(self._state)
 
-    def _give(self, text: str, kind: type[ThinkingText | AnswerText], started: bool) -> bool:
-        """Give out `text` without the white space at its end; return whether text of this kind has begun."""
+    def _emit(self, text: str, kind: type[ThinkingText | AnswerText], started: bool) -> bool:
+        """Pass on `text` without the white space at its end; return whether text of this kind has begun."""
         solid = text.rstrip()
         if not solid:
             self._space += text
@@ -170,35 +183,35 @@ class Splitter:
         return True
 
     def _actions_of(self, dialect: Dialect) -> dict[str, Callable[[], None]]:
-        """Say what each tag of the dialect does."""
+        """Return what each tag of the dialect does."""
         actions: dict[str, Callable[[], None]] = {}
         if dialect.think:
-            actions |= zip(dialect.think, (self._open_thought, self._close_thought), strict=True)
+            actions |= zip(dialect.think, (self._open_reasoning, self._close_reasoning), strict=True)
         if dialect.answer:
             actions |= dict.fromkeys(dialect.answer, self._enter_answer)
         if dialect.tools != "none":
             actions |= {CALL_START: self._start_call, CALL_END: self._close_call}
         return actions
 
-    def _apply(self, tag: str) -> None:
+    def _act_on(self, tag: str) -> None:
         if tag in self._actions:
             self._actions[tag]()
-            self._untagged = False
+            self._may_retract = False
         elif tag in BOX_TAGS and self._state == "answer":
-            self._boxed.append(tag)
+            self._answer_with_boxes.append(tag)
         elif tag in TURN_TOKENS and self._state == "call":
             self._end_call(closed=False)
 
-    def _open_thought(self) -> None:
+    def _open_reasoning(self) -> None:
         if self._state == "answer":
             self._state = "thinking"
-            self._space = "\n" if self._thought else ""
+            self._space = "\n" if self._reasoned else ""
 
-    def _close_thought(self) -> None:
-        if self._state == "answer" and self._untagged and self._answered:
+    def _close_reasoning(self) -> None:
+        if self._state == "answer" and self._may_retract and self._answered:
             self._events.append(Retraction())
-            self._answered, self._thought = False, True
-            self._boxed.clear()
+            self._answered, self._reasoned = False, True
+            self._answer_with_boxes.clear()
             self._space = ""
         self._enter_answer()
 
@@ -218,8 +231,8 @@ class Splitter:
             self._end_call(closed=True)
 
     def _end_call(self, *, closed: bool) -> None:
-        call = read_call("".join(self._body), closed=closed, tools=self._tools)
-        self._body.clear()
+        call = read_call("".join(self._call_text), closed=closed, tools=self._tools)
+        self._call_text.clear()
         self._events.append(CallMade(call))
         self._state = "answer"
 
@@ -239,7 +252,7 @@ class _Tags:
 
 
 def _without_blank_lines(text: str, kind: type[ThinkingText | AnswerText]) -> str:
-    """Drop what stands before the first character; an answer keeps the indentation of its first line."""
+    """Drop blank lines at the start; an answer keeps the indentation of its first line, reasoning does not."""
     solid = text.lstrip()
     if kind is ThinkingText:
         return solid

@@ -42,7 +42,7 @@ def resolve_references(schema: dict[str, Any]) -> tuple[dict[str, Any], dict[str
     Pointers, anchors and identifiers are resolved as `referencing` does; nothing outside the schema is read.
 
     Args:
-        schema: one that `check_keywords` passed. It stays as it is.
+        schema: one that `check_keywords` passed. It is not changed.
 
     Returns:
         The schema without its definitions, and the definitions by number.

@@ -27,7 +27,7 @@ KINDS: frozenset[Kind] = frozenset({"null", "boolean", "integer", "number", "str
 class ResolvedSchema:
     """A JSON schema in which every reference reads `#/$defs/<number>`.
 
-    A part of it is `root`, or any schema below it.
+    Its methods take a part: `root`, or any schema inside it.
 
     Attributes:
         root: the schema itself.
@@ -107,7 +107,7 @@ def resolve_schema(schema: Mapping[str, Any], what: str = "The schema") -> Resol
     """Check a schema and resolve its references.
 
     Args:
-        schema: stays as it is.
+        schema: is not changed.
         what: names the schema in the error.
 
     Raises:
@@ -143,14 +143,14 @@ def check_json(text: str, schema: Mapping[str, Any]) -> None:
 
 
 def read_json(text: str) -> Any:
-    """Read JSON by the letter of its standard, which has no NaN.
+    """Read strict JSON, which has no NaN and no Infinity.
 
     Raises:
         ValueError: it is not JSON.
     """
     try:
         return json.loads(text, parse_constant=_refuse_constant)
-    except RecursionError as error:  # a model that repeats itself writes endless brackets
+    except RecursionError as error:  # a model that repeats itself writes brackets without end
         raise ValueError("it is nested too deeply") from error
 
 
@@ -174,13 +174,13 @@ def kind_of(value: Any) -> Kind:
 
 
 def closed_schema(schema: Mapping[str, Any], *, all_required: bool = False) -> dict[str, Any]:
-    """Close every object that names its properties and does not say whether it takes further ones.
+    """Return a schema that forbids further properties wherever it lists properties and leaves this open.
 
-    JSON schemas are open by default, and a weak model that may add keys of its own adds them for ever.
+    JSON schemas are open by default, and a weak model that may invent keys never stops inventing them.
 
     Args:
-        schema: stays as it is.
-        all_required: make every property required too, as OpenAI's strict mode does.
+        schema: is not changed.
+        all_required: also make every property required, as OpenAI's strict mode does.
     """
     closed = {key: _closed_part(key, value, all_required) for key, value in schema.items()}
     if "properties" in closed:
@@ -196,7 +196,7 @@ def _closed_part(key: str, value: Any, all_required: bool) -> Any:
             return {name: _closed_part("items", part, all_required) for name, part in value.items()}
         case "anyOf" | "oneOf" | "prefixItems", list():
             return [_closed_part("items", part, all_required) for part in value]
-        case "allOf", [single]:  # the parts of a longer one add up to one object
+        case "allOf", [single]:  # the parts of a longer one form one object together
             return [_closed_part("items", single, all_required)]
         case "items" | "additionalProperties", Mapping():
             return closed_schema(value, all_required=all_required)

@@ -1,4 +1,4 @@
-"""A request to prompt text, through the checkpoint's own chat template."""
+"""Prompt text for a request, from the checkpoint's own chat template."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from glm4v_core.types import Request
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """Prompt text with one image placeholder for each of `images`, in their order.
+    """Prompt text with one placeholder for each of `images`, in the same order.
 
     Attributes:
         phase: where the model's output starts.
@@ -73,7 +73,7 @@ class ChatTemplate:
         if shown != len(images):
             raise MessageError(
                 f"The chat template shows {shown} of {len(images)} images.",
-                hint="The checkpoint's chat template does not fit its tokenizer; compare it with the published one.",
+                hint="The chat template does not match the tokenizer; compare it with the published one.",
             )
         return Prompt(text, images, self._phase(text))
 
@@ -95,7 +95,7 @@ class ChatTemplate:
         except (jinja2.TemplateError, TypeError, ValueError) as error:
             raise MessageError(f"The chat template refuses these messages: {error}") from error
         if self.dialect.switch == "prefill" and thinking is False:
-            # The only known way to keep this generation from thinking: begin its answer.
+            # This generation has no switch for reasoning; starting its answer is the only way to skip it.
             text += "<think></think><answer>"
         return text
 

@@ -1,4 +1,4 @@
-"""Tool calls as the models write them: `<tool_call>name`, then key and value tags, then `</tool_call>`."""
+"""Tool calls in the format of the models: `<tool_call>name`, then key and value tags, then `</tool_call>`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from glm4v_core.types import Tool, ToolCall
 CALL_START, CALL_END = "<tool_call>", "</tool_call>"
 _ARGUMENT = re.compile(r"\s*<arg_key>([^<]*)</arg_key>\s*<arg_value>(.*?)</arg_value>\s*", re.DOTALL)
 NAME = re.compile(r"[^\s<>{}\"]+")
-"""What the name of a tool may look like, so that a call of it can be read."""
+"""Matches a tool name that can be read back from a call."""
 _SPELLED: Mapping[str, Any] = {"True": True, "False": False, "None": None}
 
 _TOOLS_TEXT = """# Tools
@@ -37,12 +37,12 @@ For each function call, output the function name and arguments within the follow
 
 
 def describe_tools(tools: Sequence[Mapping[str, Any]]) -> str:
-    """Write the tools text that newer templates contain, for a template without one."""
+    """Write the system text with which newer templates explain tools, for a template that has none."""
     return _TOOLS_TEXT.format(tools="\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools))
 
 
 def write_call(name: str, arguments: Mapping[str, Any]) -> str:
-    """Write a call as newer templates do, for a template that cannot."""
+    """Write a call as newer templates do, for a template that cannot write one."""
     lines = [f"{CALL_START}{name}"]
     for key, value in arguments.items():
         shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
@@ -53,8 +53,13 @@ def write_call(name: str, arguments: Mapping[str, Any]) -> str:
 def read_call(body: str, *, closed: bool, tools: Sequence[Tool]) -> ToolCall:
     """Read the text between the call tags.
 
-    Newlines between the parts are optional. Unknown tools and arguments are kept, their values decoded by best effort.
-    A call that cannot be read, or was never closed, has arguments None and says why.
+    Newlines between the parts are optional. Unknown tools and arguments are kept; their values are JSON if they can be
+    read as JSON, and text otherwise. A call that cannot be read, or was never closed, has arguments None and an error.
+
+    Args:
+        body: text after the opening tag, without the closing tag.
+        closed: whether the closing tag was there.
+        tools: the tools of the request; their schemas decide how values are decoded.
     """
     head, mark, rest = body.partition("<arg_key>")
     name = head.strip()
@@ -72,7 +77,7 @@ def read_call(body: str, *, closed: bool, tools: Sequence[Tool]) -> ToolCall:
 
 def _read_arguments(name: str, text: str, tools: Sequence[Tool]) -> dict[str, Any]:
     if not NAME.fullmatch(name):
-        raise ValueError(f"The call does not begin with a tool's name but with {name!r}.")
+        raise ValueError(f"The call does not begin with a tool's name, but with {name!r}.")
     known = next((ToolArguments(tool) for tool in tools if tool.name == name), None)
     arguments: dict[str, Any] = {}
     for key, value in _pairs(text):
@@ -94,7 +99,7 @@ def _pairs(text: str) -> Iterator[tuple[str, str]]:
 
 
 class ToolArguments:
-    """The arguments of one tool: what a model may write, and how it is read.
+    """The arguments of one tool: which there are, and how their values are decoded.
 
     Attributes:
         schema: resolves the references in the schemas below.
@@ -123,7 +128,7 @@ class ToolArguments:
         return int(value) if whole else value
 
     def _add(self, part: Any) -> None:
-        """Collect what a schema of an object says, and the schemas that it is put together from."""
+        """Collect the arguments of an object schema, including those from its `$ref` and `allOf`."""
         part = part if isinstance(part, Mapping) else {}
         for key, schema in part.get("properties", {}).items():
             self.named[key] = {"allOf": [self.named[key], schema]} if key in self.named else schema
@@ -136,7 +141,7 @@ class ToolArguments:
 
 
 def _decode_json(text: str) -> Any:
-    """Read JSON, or a constant as Python spells it; anything else is the text itself."""
+    """Read JSON, or a constant in Python's spelling; return any other text as it is."""
     stripped = text.strip()
     if stripped in _SPELLED:
         return _SPELLED[stripped]

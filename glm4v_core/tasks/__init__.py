@@ -1,4 +1,4 @@
-"""The built-in questions about a page: each step builds a request and reads the completion to a typed value."""
+"""The built-in questions about a page: a step builds the request and turns the completion into a typed value."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ Model = TypeVar("Model", bound=BaseModel)
 Schema = Mapping[str, Any]
 
 INCOMPLETE: frozenset[FinishReason] = frozenset({"length", "length_in_thinking", "repetition", "cancelled"})
-"""How an answer ends that is not whole."""
+"""Finish reasons of an incomplete answer."""
 
 
 class Answering(Protocol):
-    """What steps are asked of: a `Glm4v`, or what an adapter puts around one."""
+    """A model that answers steps: a `Glm4v`, or an adapter's wrapper of one."""
 
     async def agenerate(self, request: Request) -> Completion: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Step(Generic[T]):
-    """One question, to be asked about a page image or about its text.
+    """One question about a page image or about its text.
 
     Attributes:
         read: turns the completion into the step's value, or raises an OutputError.
-        thinking: off, since these answers are short and often constrained; None is the family's default.
+        thinking: off by default, since these answers are short and often constrained; None is the family's default.
     """
 
     name: str
@@ -47,20 +47,20 @@ class Step(Generic[T]):
     sampling: Sampling = Sampling()
 
     def request(self, source: Image | str) -> Request:
-        """Build the request; the page comes first, so that all steps on it share one prompt prefix."""
+        """Build the request. The page comes first, so that all steps on it share a prompt prefix."""
         message = Message.user(source, self.prompt) if isinstance(source, Image) else _about_text(source, self.prompt)
         return Request((message,), sampling=self.sampling, thinking=self.thinking, constraint=self.constraint)
 
     async def arun(self, model: Answering, source: Image | str) -> tuple[T, Completion]:
-        """Ask the model; the completion tells how the value came about."""
+        """Ask the model. Returns the value, and the completion from which it was read."""
         completion = await model.agenerate(self.request(source))
         return self.read(completion), completion
 
 
 def ocr(language: Language = "en", *, family: Family | None = None) -> Step[str]:
-    """Read the text of a page, line by line, with the prompt on which `family` was trained where it has one."""
+    """Read the text of a page, line by line, with the prompt that `family` was trained on if it has one."""
     if family is not None and family.ocr_prompt is not None:
-        # Such a model never thinks, and a switch in the prompt would be foreign to it.
+        # Such a model never thinks, and was not trained on prompts with a switch for it.
         return Step("ocr", family.ocr_prompt, _text, thinking=None)
     return Step("ocr", PROMPTS["ocr"][language], _text)
 
@@ -84,7 +84,7 @@ def classify(labels: Sequence[str], language: Language = "en") -> Step[str]:
     """Choose exactly one of `labels`.
 
     Raises:
-        ConstraintError: no labels, an empty one, or one that is there twice.
+        ConstraintError: there are no labels, or one is empty or repeated.
     """
     options = tuple(label.strip() for label in labels)
     prompt = PROMPTS["classify"][language].format(labels=", ".join(options))
@@ -112,7 +112,7 @@ def extract(
         prompt: replaces that wording.
 
     Raises:
-        ConstraintError: no field, or not a JSON schema.
+        ConstraintError: there are no fields, or it is not a JSON schema.
     """
     schema = _schema_of(wanted)
     text = prompt or PROMPTS["extract"][language].format(fields=_describe(schema))
@@ -124,7 +124,7 @@ def extract(
 
 
 def _about_text(text: str, prompt: str) -> Message:
-    # A document must not be able to close its own wrapping and go on as the user.
+    # A document must not be able to close its wrapping and continue as the user.
     return Message.user(DOCUMENT.format(text=text.replace("</document>", "</ document>")) + prompt)
 
 
@@ -140,7 +140,7 @@ def _constrained(name: str, prompt: str, constraint: Constraint, value_of: Calla
         check_answer(answer, constraint)
         return value_of(answer)
 
-    check_constraint(constraint)  # here already: a run over many pages must not begin with a step that cannot work
+    check_constraint(constraint)  # now, so that a long run does not start with a step that cannot work
     return Step(name, prompt, read, constraint)
 
 
@@ -156,7 +156,7 @@ def _schema_of(wanted: Sequence[str] | Schema | type[BaseModel]) -> Schema:
 
 
 def _describe(schema: Schema) -> str:
-    """Name the fields of a flat schema; show any other one whole, for names alone would say too little of it."""
+    """Name the fields of a flat schema; write out any other schema, since names alone would not describe it."""
     fields = schema.get("properties")
     if isinstance(fields, Mapping) and fields and all(_is_plain(field) for field in fields.values()):
         return ", ".join(fields)
@@ -173,4 +173,4 @@ def _filled(wanted: type[Model], answer: str) -> Model:
     try:
         return wanted.model_validate_json(answer)
     except ValidationError as error:
-        raise InvalidOutputError(f"The answer does not fit {wanted.__name__}: {error}.") from error
+        raise InvalidOutputError(f"The answer does not match {wanted.__name__}: {error}.") from error
