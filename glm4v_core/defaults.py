@@ -7,25 +7,37 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, ClassVar
+
+from pydantic import ConfigDict, Field
 
 from glm4v_core.dialect.families import Family
 from glm4v_core.dialect.grammar import check_constraint, check_tools
 from glm4v_core.errors import ConfigError, MessageError, UnsupportedError
 from glm4v_core.media.image import Image
 from glm4v_core.types import Request, Sampling, ToolCall, ToolResult
+from glm4v_core.validation import Options
 
 MAX_LOGPROBS = 20
 
-# Smallest and largest value; None is no bound.
-_BOUNDS: dict[str, tuple[float, float | None]] = {
-    "temperature": (0.0, None),
-    "top_p": (0.0, 1.0),
-    "top_k": (0, None),
-    "repetition_penalty": (0.0, None),
-    "max_tokens": (1, None),
-    "logprobs": (0, MAX_LOGPROBS),
-}
+
+class _Settings(Options):
+    """What the settings of a complete request may be."""
+
+    # A request keeps the values that it came with, so they must not need converting.
+    model_config = ConfigDict(strict=True)
+
+    owner: ClassVar[str] = "A request"
+
+    temperature: float | None = Field(ge=0)
+    top_p: float | None = Field(ge=0, le=1)
+    top_k: int | None = Field(ge=0)
+    repetition_penalty: float | None = Field(gt=0)
+    max_tokens: int | None = Field(ge=1)
+    seed: int | None
+    logprobs: int | None = Field(ge=0, le=MAX_LOGPROBS)
+    thinking_budget: int | None = Field(ge=0)
+    timeout: float | None = Field(gt=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,20 +95,10 @@ def _first(*values: Any) -> Any:
 
 
 def _check_settings(request: Request) -> None:
-    for name, (lowest, highest) in _BOUNDS.items():
-        value = getattr(request.sampling, name)
-        if value is not None and not (lowest <= value <= (value if highest is None else highest)):
-            raise ConfigError(
-                f"{name}={value} is out of range.", hint=f"At least {lowest}, at most {highest or 'any'}."
-            )
-    if request.sampling.repetition_penalty == 0:
-        raise ConfigError("repetition_penalty=0 is out of range.", hint="1 is off; more than 1 discourages repetition.")
+    sampling = {name: getattr(request.sampling, name) for name in _SAMPLING}
+    _Settings(**sampling, thinking_budget=request.thinking_budget, timeout=request.timeout)
     if not all(request.sampling.stop):
         raise ConfigError("A stop string is empty.", hint="Leave it out.")
-    if request.thinking_budget is not None and request.thinking_budget < 0:
-        raise ConfigError(f"thinking_budget={request.thinking_budget} is negative.", hint="0 turns reasoning off.")
-    if request.timeout is not None and request.timeout <= 0:
-        raise ConfigError(f"timeout={request.timeout} is not positive.", hint="None waits without a limit.")
 
 
 def _check_family(request: Request, family: Family) -> None:

@@ -70,8 +70,10 @@ def test_messages_and_tools_pass_untouched() -> None:
     [
         ({"temperature": -0.1}, "temperature"),
         ({"temperature": float("nan")}, "temperature"),
+        ({"temperature": "hot"}, "temperature"),
         ({"top_p": 1.1}, "top_p"),
         ({"top_k": -1}, "top_k"),
+        ({"top_k": "3"}, "top_k"),
         ({"repetition_penalty": 0.0}, "repetition_penalty"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"logprobs": 21}, "logprobs"),
