@@ -65,7 +65,7 @@ def _plan_vllm(model: str, options: Mapping[str, Any]) -> Plan:
     from glm4v_core.engines.vllm.options import VllmOptions
     from glm4v_core.engines.vllm.support import check_vllm
 
-    settings = VllmOptions.from_mapping(options)
+    settings = VllmOptions(**options)
     check_vllm()
     source = _source(model)
 
@@ -80,7 +80,7 @@ def _plan_vllm(model: str, options: Mapping[str, Any]) -> Plan:
 def _plan_transformers(model: str, options: Mapping[str, Any]) -> Plan:
     from glm4v_core.engines.transformers.options import TransformersOptions
 
-    settings = TransformersOptions.from_mapping(options)
+    settings = TransformersOptions(**options)
     missing = [name for name in _TRANSFORMERS_NEEDS if importlib.util.find_spec(name) is None]
     if missing:
         raise MissingDependencyError(
@@ -104,7 +104,7 @@ def _plan_server(model: str | None, options: Mapping[str, Any]) -> Plan:
         raise MissingDependencyError(
             f"The server engine needs {', '.join(missing)}.", hint="pip install 'glm4v[server]'"
         )
-    settings = ServerOptions.from_mapping(options)
+    settings = ServerOptions(**options)
 
     def load() -> Engine:
         from glm4v_core.engines.server.engine import ServerEngine

@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from glm4v_core.dialect.families import Family
 from glm4v_core.dialect.parsing import Phase
 from glm4v_core.engines.checkpoint.tokens import Detokenizer, StopStrings, TokenBytes
+from glm4v_core.engines.options import RepetitionOptions
 from glm4v_core.types import FinishReason, Piece, Request, Timings, TokenLogprob, Usage
 
 
@@ -55,17 +56,6 @@ class Clock:
         return Timings(self.admitted - self.submitted, self.first_token - self.submitted, total)
 
 
-class RepetitionRule(Protocol):
-    """What counts as a loop; see the options of the engines."""
-
-    @property
-    def repetition_pattern(self) -> int: ...
-    @property
-    def repetition_repeats(self) -> int: ...
-    @property
-    def repetition_tokens(self) -> int: ...
-
-
 class Transcript:
     """Follows one answer.
 
@@ -78,7 +68,7 @@ class Transcript:
     """
 
     def __init__(
-        self, request: Request, vocabulary: Vocabulary, rule: RepetitionRule, *, phase: Phase, max_tokens: int
+        self, request: Request, vocabulary: Vocabulary, rule: RepetitionOptions, *, phase: Phase, max_tokens: int
     ) -> None:
         self.tokens: list[int] = []
         self.thinking = 0
@@ -156,7 +146,7 @@ class Transcript:
         return None
 
 
-def is_loop(tokens: Sequence[int], rule: RepetitionRule) -> bool:
+def is_loop(tokens: Sequence[int], rule: RepetitionOptions) -> bool:
     """Tell whether the tail is one pattern over and over."""
     for period in range(1, min(rule.repetition_pattern, len(tokens) // 2) + 1):
         # So many tokens equal the token one period earlier when the pattern is repeated often and long enough.

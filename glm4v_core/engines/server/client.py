@@ -68,7 +68,7 @@ def find_model(name: str | None, options: ServerOptions) -> Served:
     api = ("vllm" if on_vllm else "openai") if options.api == "auto" else options.api
     _check_version(version)
     served = Served(card["id"], family, _context(card, family, options), api, version)
-    _log.info("%s is served at %s as %s, with the fields of %s.", served.name, options.url, family.name, api)
+    _log.info("%s is served at %s as %s, with the fields of %s.", served.name, options.base_url, family.name, api)
     return served
 
 
@@ -77,7 +77,7 @@ def _settings(options: ServerOptions) -> dict[str, Any]:
     foreign = [line.partition(":")[0].strip() for line in os.environ.get("OPENAI_CUSTOM_HEADERS", "").splitlines()]
     omitted = dict.fromkeys(["OpenAI-Organization", "OpenAI-Project", *filter(None, foreign)], openai.Omit())
     return {
-        "base_url": options.url,
+        "base_url": options.base_url,
         "api_key": options.api_key.get_secret_value() if options.api_key else NO_KEY,
         "default_headers": {
             **omitted,
@@ -130,7 +130,7 @@ def _check_rendering(client: openai.OpenAI, model: str, options: ServerOptions) 
     """Refuse a server that shows messages as Python lists: vLLM's default where only user turns are read as lists."""
     messages = [{"role": "system", "content": "x"}, {"role": "user", "content": "x"}]
     body = {"model": model, "messages": messages, "return_token_strs": True}
-    url = options.url.removesuffix("/v1") + "/tokenize"
+    url = options.base_url.removesuffix("/v1") + "/tokenize"
     try:
         answer: Any = client.with_options(max_retries=0).post(url, body=body, cast_to=object)
     except (openai.APIError, ValueError):
@@ -156,7 +156,7 @@ def _version(client: openai.OpenAI, options: ServerOptions) -> str | None:
     """Ask vLLM for its version; a router in front of it may not pass the question on."""
     try:
         answer: Any = client.with_options(max_retries=0).get(
-            options.url.removesuffix("/v1") + "/version", cast_to=object
+            options.base_url.removesuffix("/v1") + "/version", cast_to=object
         )
     except (openai.APIError, ValueError):
         return None

@@ -100,7 +100,7 @@ class ServerEngine:
         if self._writer.served.api == "openai":
             raise _uncountable()
         body = await asyncio.to_thread(self._writer.prompt, request)
-        url = self._options.url.removesuffix("/v1") + "/tokenize"
+        url = self._options.base_url.removesuffix("/v1") + "/tokenize"
         try:
             with self._reported():
                 async with _until(self._deadline()):

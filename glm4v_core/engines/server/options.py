@@ -5,35 +5,45 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal
-from urllib.parse import urlsplit, urlunsplit
+from typing import Annotated, Any, ClassVar, Literal, Self
+from urllib.parse import SplitResult, urlsplit, urlunsplit
 
-from pydantic import SecretStr
+from pydantic import BeforeValidator, Field, PositiveInt, SecretStr, model_validator
 
-from glm4v_core.errors import ConfigError, UnknownOptionError
+from glm4v_core.engines.options import RepetitionOptions
+from glm4v_core.errors import ConfigError
 
 BASE_URL_VARIABLE = "GLM4V_BASE_URL"
 API_KEY_VARIABLE = "GLM4V_API_KEY"
 
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
-_LOWEST: Mapping[str, float] = {
-    "context": 1,
-    "retries": 0,
-    "deadline": 0,
-    "connect_timeout": 0,
-    "max_image_tokens": 1,
-    "repetition_pattern": 0,
-    "repetition_repeats": 2,
-    "repetition_tokens": 1,
-}
 
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class ServerOptions:
-    """Settings of the way to one server.
+def _checked_url(url: Any) -> str:
+    if not url:
+        raise ConfigError("The server engine needs base_url.", hint=f"Pass it, or set {BASE_URL_VARIABLE}.")
+    parts = _split(str(url))
+    if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ConfigError("base_url is not an http or https URL.", hint="Write it as http://127.0.0.1:8000/v1.")
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise ConfigError(
+            "base_url may hold only scheme, host, port and path.",
+            hint="Pass a key as api_key, other secrets in headers.",
+        )
+    return urlunsplit(parts._replace(path=parts.path.rstrip("/") or "/v1"))
+
+
+def _split(url: str) -> SplitResult | None:
+    try:
+        return urlsplit(url)
+    except ValueError:  # its message may show a password
+        return None
+
+
+class ServerOptions(RepetitionOptions):
+    """Settings of the connection to one server, with those of `RepetitionOptions`.
 
     Attributes:
         base_url: such as `http://127.0.0.1:8000/v1`; a URL without a path gets `/v1`. None is GLM4V_BASE_URL.
@@ -53,61 +63,44 @@ class ServerOptions:
         context: tokens that a prompt and its completion may hold; None is what the server says, or the family's.
         max_image_tokens: visual tokens one image may take; larger images are scaled down before they are sent.
         mm_processor_kwargs: for vLLM's image processor; a server takes it only with --trust-request-mm-kwargs.
-        repetition_pattern: longest pattern, in tokens, that vLLM's repetition guard looks for; 0 turns it off.
-        repetition_repeats: how many times a pattern must follow itself,
-        repetition_tokens: and how many tokens these repeats must span at least, before the answer is ended.
     """
 
-    base_url: str | None = None
-    api_key: SecretStr | None = None
-    headers: Mapping[str, SecretStr] = field(default_factory=dict, hash=False)
+    owner: ClassVar[str] = "The server engine"
+
+    base_url: Annotated[str, BeforeValidator(_checked_url)] = Field(default="", validate_default=True)
+    api_key: SecretStr | None = Field(default=None, repr=False)
+    headers: Mapping[str, SecretStr] = Field(default_factory=dict, repr=False)
     verify: bool | str = True
-    retries: int = 2
-    deadline: float | None = 600.0
-    connect_timeout: float = 10.0
+    retries: int = Field(default=2, ge=0)
+    deadline: float | None = Field(default=600.0, ge=0)
+    connect_timeout: float = Field(default=10.0, ge=0)
     api: Literal["auto", "vllm", "openai"] = "auto"
     grammars: bool = False
     family: str | None = None
-    context: int | None = None
-    max_image_tokens: int | None = None
-    mm_processor_kwargs: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    repetition_pattern: int = 64
-    repetition_repeats: int = 8
-    repetition_tokens: int = 96
+    context: PositiveInt | None = None
+    max_image_tokens: PositiveInt | None = None
+    mm_processor_kwargs: Mapping[str, Any] = Field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        if self.api not in ("auto", "vllm", "openai"):
-            raise ConfigError(f"api must be 'auto', 'vllm' or 'openai', not {self.api!r}.")
-        for name, minimum in _LOWEST.items():
-            value = getattr(self, name)
-            if value is not None and value < minimum:
-                raise ConfigError(f"{name} must be at least {minimum}, not {value}.")
-
+    @model_validator(mode="before")
     @classmethod
-    def from_mapping(cls, options: Mapping[str, Any]) -> ServerOptions:
-        """Read keyword arguments, and the environment where they say nothing.
-
-        Raises:
-            UnknownOptionError: a name that is no field of this class.
-            ConfigError: no base_url, or one that cannot be used.
-        """
-        known = [entry.name for entry in fields(cls)]
-        if unknown := sorted(set(options) - set(known)):
-            raise UnknownOptionError(
-                f"The server engine has no option {', '.join(unknown)}.", hint=f"It has: {', '.join(known)}."
-            )
-        given = dict(options)
+    def _read_environment(cls, given: dict[str, Any]) -> dict[str, Any]:
+        found = dict(given)
         for name, variable in (("base_url", BASE_URL_VARIABLE), ("api_key", API_KEY_VARIABLE)):
-            given[name] = given.get(name) or os.environ.get(variable) or None
-        settings = cls(**hide_secrets(given))
-        settings = replace(settings, base_url=_checked_url(settings.base_url))
-        _warn(settings)
-        return settings
+            found[name] = given.get(name) or os.environ.get(variable) or None
+        return hide_secrets(found)
 
-    @property
-    def url(self) -> str:
-        """The checked base_url; there is none by default, least of all OpenAI's."""
-        return _checked_url(self.base_url)
+    @model_validator(mode="after")
+    def _warn(self) -> Self:
+        parts = urlsplit(self.base_url)
+        if self.secrets and parts.scheme == "http" and parts.hostname not in _LOOPBACK:
+            _log.warning("The API key goes to %s unencrypted; use https.", parts.netloc)
+        if self.verify is False:
+            _log.warning("The certificate of %s is not checked: verify=False.", parts.netloc)
+        return self
+
+    def __hash__(self) -> int:
+        # Without the mappings, which cannot be hashed; they are compared all the same.
+        return hash((self.base_url, self.api_key))
 
     @property
     def secrets(self) -> tuple[str, ...]:
@@ -128,25 +121,3 @@ def hide_secrets(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def _secret(value: Any) -> SecretStr:
     return value if isinstance(value, SecretStr) else SecretStr(str(value))
-
-
-def _checked_url(url: Any) -> str:
-    if not url:
-        raise ConfigError("The server engine needs base_url.", hint=f"Pass it, or set {BASE_URL_VARIABLE}.")
-    parts = urlsplit(str(url))
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ConfigError("base_url is no http or https URL.", hint="Write it as http://127.0.0.1:8000/v1.")
-    if parts.username or parts.password or parts.query or parts.fragment:
-        raise ConfigError(
-            "base_url may hold only scheme, host, port and path.",
-            hint="Pass a key as api_key, other secrets in headers.",
-        )
-    return urlunsplit(parts._replace(path=parts.path.rstrip("/") or "/v1"))
-
-
-def _warn(settings: ServerOptions) -> None:
-    parts = urlsplit(settings.url)
-    if settings.secrets and parts.scheme == "http" and parts.hostname not in _LOOPBACK:
-        _log.warning("The API key goes to %s unencrypted; use https.", parts.netloc)
-    if settings.verify is False:
-        _log.warning("The certificate of %s is not checked: verify=False.", parts.netloc)

@@ -55,7 +55,7 @@ class TransformersEngine:
             ModelNotFoundError, ModelLoadError, UnsupportedError: see `load_checkpoint`.
         """
         if not isinstance(options, TransformersOptions):
-            options = TransformersOptions.from_mapping(options)
+            options = TransformersOptions(**options)
         return cls(load_checkpoint(model, options), options)
 
     @property

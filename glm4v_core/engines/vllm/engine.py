@@ -65,7 +65,7 @@ class VllmEngine:
             ModelNotFoundError, ModelLoadError, UnsupportedError: see `load_llm`.
         """
         if not isinstance(options, VllmOptions):
-            options = VllmOptions.from_mapping(options)
+            options = VllmOptions(**options)
         return cls(load_llm(model, options))
 
     @property

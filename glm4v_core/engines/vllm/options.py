@@ -1,32 +1,22 @@
-"""What a caller may set on the vLLM engine, and what becomes of it. Nothing here imports vLLM."""
+"""What a caller may set on the vLLM engine, and what is passed on to vLLM. Nothing here imports vLLM."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, Self
 
-from glm4v_core.errors import ConfigError, UnknownOptionError, UnsupportedError
+from pydantic import Field, PositiveInt, model_validator
 
-_LOWEST: Mapping[str, float] = {
-    **dict.fromkeys(("max_model_len", "max_image_tokens", "max_images", "max_num_seqs", "max_num_batched_tokens"), 1),
-    **dict.fromkeys(("kv_cache_memory_bytes", "max_lora_rank", "tensor_parallel_size", "pipeline_parallel_size"), 1),
-    **dict.fromkeys(("data_parallel_size", "repetition_tokens"), 1),
-    **dict.fromkeys(("mm_processor_cache_gb", "repetition_pattern", "cpu_offload_gb"), 0),
-    "repetition_repeats": 2,
-}
-_CHOICES: Mapping[str, tuple[str | None, ...]] = {
-    "dtype": ("auto", "float32", "bfloat16"),
-    "mm_encoder_tp_mode": ("weights", "data"),
-}
-_OURS = ("max_image_tokens", "max_images", "lora", "revision", "check_memory", "stats", "progress")
-_GUARD = ("repetition_pattern", "repetition_repeats", "repetition_tokens")
+from glm4v_core.engines.options import Dtype, RepetitionOptions
+from glm4v_core.errors import ConfigError
+
+_OURS = {"max_image_tokens", "max_images", "lora", "revision", "check_memory", "stats", "progress"}
 
 
-@dataclass(frozen=True, slots=True)
-class VllmOptions:
-    """Settings of one loaded model. Those that vLLM has too bear its names; None is vLLM's own default.
+class VllmOptions(RepetitionOptions):
+    """Settings of one loaded model, with those of `RepetitionOptions`.
+
+    Options that vLLM has too have its names; None is vLLM's own default.
 
     Attributes:
         dtype: `auto` is the checkpoint's own. float16 is refused: this family overflows in it.
@@ -58,82 +48,61 @@ class VllmOptions:
         check_memory: refuse before loading what cannot fit into the device's memory.
         stats: keep vLLM's metrics; they are registered with prometheus_client, and tell how long requests waited.
         progress: let vLLM draw its progress bars while it reads the weights.
-        repetition_pattern: longest pattern, in tokens, that the repetition guard looks for; 0 turns it off.
-        repetition_repeats: how many times a pattern must follow itself,
-        repetition_tokens: and how many tokens these repeats must span at least, before the answer is ended.
     """
 
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    max_model_len: int | None = None
-    max_image_tokens: int | None = None
-    max_images: int | None = None
-    gpu_memory_utilization: float | None = None
-    kv_cache_memory_bytes: int | None = None
+    owner: ClassVar[str] = "The vLLM engine"
+
+    dtype: Dtype = "auto"
+    max_model_len: PositiveInt | None = None
+    max_image_tokens: PositiveInt | None = None
+    max_images: PositiveInt | None = None
+    gpu_memory_utilization: float | None = Field(default=None, gt=0, le=1)
+    kv_cache_memory_bytes: PositiveInt | None = None
     kv_cache_dtype: str | None = None
     quantization: str | None = None
-    cpu_offload_gb: float | None = None
-    tensor_parallel_size: int = 1
-    pipeline_parallel_size: int = 1
-    data_parallel_size: int = 1
+    cpu_offload_gb: float | None = Field(default=None, ge=0)
+    tensor_parallel_size: PositiveInt = 1
+    pipeline_parallel_size: PositiveInt = 1
+    data_parallel_size: PositiveInt = 1
     enable_expert_parallel: bool = False
     mm_encoder_tp_mode: Literal["weights", "data"] = "weights"
-    max_num_seqs: int | None = None
-    max_num_batched_tokens: int | None = None
-    mm_processor_cache_gb: float | None = None
+    max_num_seqs: PositiveInt | None = None
+    max_num_batched_tokens: PositiveInt | None = None
+    mm_processor_cache_gb: float | None = Field(default=None, ge=0)
     enable_prefix_caching: bool | None = None
     enforce_eager: bool = False
     enable_sleep_mode: bool = False
     lora: str | None = None
-    max_lora_rank: int | None = None
+    max_lora_rank: PositiveInt | None = None
     seed: int | None = None
     revision: str | None = None
     trust_remote_code: bool = False
     check_memory: bool = True
     stats: bool = True
     progress: bool = True
-    repetition_pattern: int = 64
-    repetition_repeats: int = 8
-    repetition_tokens: int = 96
 
-    def __post_init__(self) -> None:
-        if str(self.dtype) == "float16":
-            raise UnsupportedError("float16 overflows in GLM-V models.", hint="Use dtype='bfloat16' or 'float32'.")
-        for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise ConfigError(
-                    f"{name} must be one of {', '.join(map(repr, choices))}, not {getattr(self, name)!r}."
-                )
-        for name, minimum in _LOWEST.items():
-            value = getattr(self, name)
-            if value is not None and value < minimum:
-                raise ConfigError(f"{name} must be at least {minimum}, not {value}.")
-        share = self.gpu_memory_utilization
-        if share is not None and not 0 < share <= 1:
-            raise ConfigError(f"gpu_memory_utilization must lie between 0 and 1, not at {share}.")
+    @model_validator(mode="before")
+    @classmethod
+    def _read_context(cls, given: dict[str, Any]) -> dict[str, Any]:
+        if "context" not in given:
+            return given
+        if "max_model_len" in given:
+            raise ConfigError("context and max_model_len are the same.", hint="Leave one of them out.")
+        return {"max_model_len" if name == "context" else name: value for name, value in given.items()}
+
+    @model_validator(mode="after")
+    def _check_remote_code(self) -> Self:
         if self.trust_remote_code and not re.fullmatch("[0-9a-f]{40}", self.revision or ""):
             raise ConfigError(
                 "trust_remote_code runs code that others can change.",
                 hint="Read it, and pin what you read: revision='<the commit's 40 hex digits>'.",
             )
+        return self
 
     @classmethod
-    def from_mapping(cls, options: Mapping[str, Any]) -> VllmOptions:
-        """Read keyword arguments.
-
-        Raises:
-            UnknownOptionError: a name that is no field of this class.
-        """
-        known = [field.name for field in fields(cls)]
-        unknown = sorted(set(options) - {*known, "context"})
-        if unknown:
-            raise UnknownOptionError(
-                f"The vLLM engine has no option {', '.join(unknown)}.", hint=f"It has: context, {', '.join(known)}."
-            )
-        if "context" in options and "max_model_len" in options:
-            raise ConfigError("context and max_model_len are the same.", hint="Leave one of them out.")
-        return cls(**{"max_model_len" if name == "context" else name: value for name, value in options.items()})
+    def names(cls) -> tuple[str, ...]:
+        return ("context", *super().names())
 
     def passed_on(self) -> dict[str, Any]:
-        """Return what vLLM takes as it is."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: value for name, value in values.items() if value is not None and name not in (*_OURS, *_GUARD)}
+        """Return the arguments that vLLM takes unchanged."""
+        return self.model_dump(exclude=_OURS | RepetitionOptions.model_fields.keys(), exclude_none=True)

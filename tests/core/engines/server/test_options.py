@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import traceback
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ URL = "http://127.0.0.1:8000/v1"
 
 
 def options(**settings: Any) -> ServerOptions:
-    return ServerOptions.from_mapping({"base_url": URL, **settings})
+    return ServerOptions(**{"base_url": URL, **settings})
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +42,7 @@ class TestAddresses:
         ],
     )
     def test_are_completed(self, given: str, used: str) -> None:
-        assert options(base_url=given).url == used
+        assert options(base_url=given).base_url == used
 
     @pytest.mark.parametrize(
         "given", ["localhost:8000", "ftp://example.org/v1", "https://", "https://a:b@example.org", f"{URL}?key=x", ""]
@@ -50,12 +51,18 @@ class TestAddresses:
         with pytest.raises(ConfigError, match="base_url"):
             options(base_url=given)
 
+    @pytest.mark.parametrize("given", ["https://a:b1c2@[example.org", "https://a:b1c2@\u2100.org", [("b1c2",)]])
+    def test_that_cannot_be_parsed_are_not_shown(self, given: Any) -> None:
+        with pytest.raises(ConfigError, match="base_url is not an http") as caught:
+            options(base_url=given)
+        assert "b1c2" not in "".join(traceback.format_exception(caught.value))
+
     def test_come_from_the_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(ConfigError, match="GLM4V_BASE_URL"):
-            ServerOptions.from_mapping({})
+            ServerOptions()
         monkeypatch.setenv("GLM4V_BASE_URL", "https://example.org/v1")
-        assert ServerOptions.from_mapping({}).url == "https://example.org/v1"
-        assert options().url == URL
+        assert ServerOptions().base_url == "https://example.org/v1"
+        assert options().base_url == URL
 
 
 @pytest.mark.loopback
@@ -86,17 +93,27 @@ class TestSecrets:
             assert "given" not in text
             assert "header'" not in text
 
+    @pytest.mark.parametrize(
+        "wrong", [{"api_key": ["given"]}, {"headers": "given"}, {"api_key": "given", "retries": -1}]
+    )
+    def test_are_in_no_error(self, wrong: dict[str, Any]) -> None:
+        with pytest.raises(ConfigError) as caught:
+            options(**wrong)
+        assert "given" not in "".join(traceback.format_exception(caught.value))
+
     def test_are_hidden_in_an_adapters_settings(self) -> None:
         settings = ModelSettings(engine="server", engine_options={"api_key": "given", "headers": {"X-Key": "header"}})
         shown = repr(settings) + str(settings.model_dump()) + settings.model_dump_json()
         assert "given" not in shown
         assert "'header'" not in shown
-        assert ServerOptions.from_mapping({"base_url": URL, **settings.engine_options}).secrets == ("given", "header")
+        assert ServerOptions(base_url=URL, **settings.engine_options).secrets == ("given", "header")
 
     def test_are_compared(self) -> None:
         assert options(api_key="a") == options(api_key=SecretStr("a"))
         keys = {plan_engine("m", "server", {"base_url": URL, "api_key": key}).key for key in ("a", "a", "b")}
         assert len(keys) == 2
+        loaded = {options(headers={"X-Key": value}) for value in ("a", "a", "b")}
+        assert len(loaded) == 2
 
     @pytest.mark.parametrize(
         ("settings", "warned"),

@@ -58,7 +58,7 @@ def test_unknown_options_are_refused_by_name() -> None:
 )
 def test_impossible_options_are_refused(options: dict[str, Any], error: type[Exception]) -> None:
     with pytest.raises(error):
-        TransformersOptions.from_mapping(options)
+        TransformersOptions(**options)
 
 
 def test_a_context_beyond_the_model_is_refused(checkpoint_folder: Path) -> None:

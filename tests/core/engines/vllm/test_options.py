@@ -43,8 +43,9 @@ def files(checkpoint_folder: Path) -> CheckpointFiles:
 
 class TestOptions:
     def test_unknown_ones_are_refused_by_name(self) -> None:
-        with pytest.raises(UnknownOptionError, match=r"gpu_memory_utilisation.*gpu_memory_utilization"):
-            VllmOptions.from_mapping({"gpu_memory_utilisation": 0.5})
+        misspelt: dict[str, Any] = {"gpu_memory_utilisation": 0.5}
+        with pytest.raises(UnknownOptionError, match=r"gpu_memory_utilisation.*context.*gpu_memory_utilization"):
+            VllmOptions(**misspelt)
 
     @pytest.mark.parametrize(
         ("options", "error"),
@@ -62,15 +63,14 @@ class TestOptions:
     )
     def test_impossible_ones_are_refused(self, options: dict[str, Any], error: type[Exception]) -> None:
         with pytest.raises(error):
-            VllmOptions.from_mapping(options)
+            VllmOptions(**options)
 
     def test_remote_code_takes_a_pinned_commit(self) -> None:
         assert VllmOptions(trust_remote_code=True, revision=COMMIT).trust_remote_code
 
     def test_what_vllm_knows_is_passed_on_and_nothing_else(self) -> None:
-        options = VllmOptions.from_mapping(
-            {"context": 8192, "quantization": "fp8", "tensor_parallel_size": 2, "enable_sleep_mode": True, "lora": "x"}
-        )
+        given: dict[str, Any] = {"context": 8192, "quantization": "fp8", "tensor_parallel_size": 2}
+        options = VllmOptions(**given, enable_sleep_mode=True, lora="x")
         passed = options.passed_on()
         assert passed["max_model_len"] == 8192
         assert (passed["quantization"], passed["tensor_parallel_size"], passed["enable_sleep_mode"]) == ("fp8", 2, True)

@@ -1,0 +1,33 @@
+"""What several engines let a caller set."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from glm4v_core.errors import UnsupportedError
+from glm4v_core.validation import Options
+
+
+def _refuse_float16(dtype: Any) -> Any:
+    if str(dtype) == "float16":
+        raise UnsupportedError("float16 overflows in GLM-V models.", hint="Use dtype='bfloat16' or 'float32'.")
+    return dtype
+
+
+Dtype = Annotated[Literal["auto", "float32", "bfloat16"], BeforeValidator(_refuse_float16)]
+
+
+class RepetitionOptions(Options):
+    """When an answer is ended because it repeats itself.
+
+    Attributes:
+        repetition_pattern: longest pattern, in tokens, that the repetition guard looks for; 0 turns it off.
+        repetition_repeats: how many times a pattern must follow itself.
+        repetition_tokens: how many tokens these repeats must span at least.
+    """
+
+    repetition_pattern: int = Field(default=64, ge=0)
+    repetition_repeats: int = Field(default=8, ge=2)
+    repetition_tokens: int = Field(default=96, ge=1)
