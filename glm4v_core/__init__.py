@@ -9,21 +9,13 @@ from glm4v_core.dialect.schemas import closed_schema
 from glm4v_core.engines import Engine, EngineInfo, TokenCount
 from glm4v_core.engines.scripted import ScriptedEngine
 from glm4v_core.errors import Glm4vError
-from glm4v_core.hosts.reading import (
-    Facts,
-    OnError,
-    PageText,
-    UnreadPage,
-    answer_facts,
-    check_on_error,
-    open_pages,
-    read_texts,
-)
+from glm4v_core.hosts.reading import Facts, OnError, PageText, UnreadPage, answer_facts, open_pages, read_texts
 from glm4v_core.hosts.settings import CallSettings, ModelSettings, call_settings
 from glm4v_core.media.files import Paths, find_files, find_scans
 from glm4v_core.media.image import Image, ImageSource, Provenance
 from glm4v_core.media.limits import ImageLimits
-from glm4v_core.media.pages import FailedPage, Page, PageOptions, count_pages, load_page, load_pages
+from glm4v_core.media.page_options import PageOptions, check_page_options
+from glm4v_core.media.pages import FailedPage, Page, count_pages, load_page, load_pages
 from glm4v_core.media.source import check_url
 from glm4v_core.model import Glm4v
 from glm4v_core.store.asking import (
@@ -79,6 +71,7 @@ from glm4v_core.types import (
     Usage,
     Video,
 )
+from glm4v_core.validation import check_choice
 
 __all__ = [
     "FAMILIES",
@@ -155,7 +148,8 @@ __all__ = [
     "answer_facts",
     "aquery_pages",
     "call_settings",
-    "check_on_error",
+    "check_choice",
+    "check_page_options",
     "check_url",
     "choose_answer",
     "closed_schema",

@@ -26,10 +26,10 @@ from glm4v_core import (
     Paths,
     Step,
     answer_facts,
-    check_on_error,
+    check_choice,
+    check_page_options,
     find_scans,
     iterate_in_own_loop,
-    load_pages,
     open_pages,
     read_texts,
     tasks,
@@ -90,8 +90,8 @@ class GLM4VBlobParser(BaseBlobParser):
         """
         if step is not None and language is not None:
             raise ConfigError("A step brings its own prompt.", hint="Pass step or language.")
-        check_on_error(errors)
-        load_pages(b"", **options)  # checks the options, and reads nothing
+        check_choice("errors", errors, OnError)
+        check_page_options(**options)
         self._llm = llm
         self._step = step
         self._language: Language = language or "en"

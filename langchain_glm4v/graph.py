@@ -27,10 +27,10 @@ from glm4v_core import (
     PageFailure,
     PageInfo,
     PageOptions,
+    check_page_options,
     count_pages,
     find_scans,
     load_page,
-    load_pages,
 )
 from glm4v_core.errors import InputError, is_of_one_page, is_transient
 from langchain_glm4v.workflows import IN_FLIGHT
@@ -95,7 +95,7 @@ def document_graph(
             print(outcome.page.source, outcome.page.number, outcome)
         ```
     """
-    load_pages(b"", **options)  # checks the options, and reads nothing
+    check_page_options(**options)
     retry = retry._replace(retry_on=is_transient)
     read = RunnableLambda(partial(_open, options), name="open") | workflow | RunnableLambda(_plain, name="result")
     failed = RunnableLambda(partial(_failed, retry.max_attempts), name="failure")

@@ -17,7 +17,7 @@ from glm4v_core import (
     PageOptions,
     Step,
     answer_facts,
-    load_pages,
+    check_page_options,
     tasks,
 )
 from glm4v_core.errors import ConfigError
@@ -69,10 +69,7 @@ class PageReading(BaseComponent):
     def _check(self) -> Self:
         if self.prompt is not None and self.language is not None:
             raise ConfigError("A prompt has its own language.", hint="Pass prompt or language.")
-        try:
-            load_pages(b"", **self.page_options)  # checks the options, and reads nothing
-        except TypeError as error:
-            raise ConfigError(f"page_options: {error}.") from error
+        check_page_options(**self.page_options)
         return self
 
     def _options(self) -> PageOptions:

@@ -23,10 +23,11 @@ from glm4v_core import (
     PageInfo,
     PageOptions,
     Request,
+    check_page_options,
     count_pages,
     find_scans,
     load_page,
-    load_pages,
+    tasks,
 )
 from glm4v_core.errors import ConfigError, EngineError, InputError, is_transient
 from llamaindex_glm4v._observed import ObservedModel
@@ -154,8 +155,9 @@ class DocumentWorkflow(Workflow):
             raise ConfigError(f"concurrency is {concurrency}; it must be from 1 to {_MOST}.")
         self._options = PageOptions(max_image_tokens=llm.max_image_tokens)
         self._options.update(page_options or {})
-        load_pages(b"", **self._options)  # checks the options, and reads nothing
-        glm4v_core.document_workflow(labels, language=language)  # checks the labels
+        check_page_options(**self._options)
+        if labels:
+            tasks.check_labels(labels)
         self._llm, self._labels, self._language = llm, tuple(labels), language
         self._steps, self._retry, self._concurrency = steps, retry or Backoff(), concurrency
 

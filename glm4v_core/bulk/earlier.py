@@ -15,7 +15,8 @@ from pathlib import Path
 from glm4v_core.bulk.rows import EARLIER, JSONL, Row, writing
 from glm4v_core.errors import ConfigError
 from glm4v_core.media.files import FileStamp, pages_wanted, read_pages
-from glm4v_core.media.pages import Page, PageOptions
+from glm4v_core.media.page_options import PageOptions
+from glm4v_core.media.pages import Page
 from glm4v_core.tasks.workflow import PageFailure
 
 Places = dict[str, dict[int, tuple[Path, int]]]

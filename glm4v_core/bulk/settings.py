@@ -10,7 +10,7 @@ from typing import Any
 
 from glm4v_core.bulk.rows import open_text, writing
 from glm4v_core.errors import ConfigError
-from glm4v_core.media.pages import PageOptions
+from glm4v_core.media.page_options import PageOptions
 from glm4v_core.tasks.workflow import Workflow
 
 SETTINGS = "settings.json"

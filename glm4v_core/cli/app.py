@@ -11,7 +11,7 @@ import typer
 
 from glm4v_core.cli.plan import Plan, Preset, Task, page_options, split
 from glm4v_core.errors import ConfigError
-from glm4v_core.media.pages import PageOptions
+from glm4v_core.media.page_options import PageOptions
 from glm4v_core.store.asking import Route
 from glm4v_core.store.store import PAGES_FOUND
 from glm4v_core.tasks.prompts import Language
@@ -161,7 +161,9 @@ def index(
     from glm4v_core.store.ingestion import IngestOptions
 
     pages = page_options(frames, dpi=dpi, max_pages=max_pages, password=password, max_image_tokens=max_image_tokens)
-    options = IngestOptions(split(labels), language, concurrency, keep_pictures)
+    options = IngestOptions(
+        labels=split(labels), language=language, concurrency=concurrency, keep_pictures=keep_pictures
+    )
     load = partial(_load, model, engine, option)
     raise typer.Exit(index_pages(paths, store, options, pages, load, as_json=as_json))
 

@@ -16,14 +16,14 @@ from glm4v_core.cli.outputs import DONE, NOTHING_USABLE, SOME_FAILED
 from glm4v_core.cli.run import INTERRUPTED, progress_bar
 from glm4v_core.errors import ConfigError, ImageNotFoundError, InputError
 from glm4v_core.media.files import FileStamp, find_files
-from glm4v_core.media.pages import PageOptions
+from glm4v_core.media.page_options import PageOptions
 from glm4v_core.model import Glm4v
 from glm4v_core.store.asking import Evidence, Route, SourcedAnswer, choose_answer, find_evidence, page_request
 from glm4v_core.store.ingestion import IngestedPage, Ingestion, IngestOptions, aingest
 from glm4v_core.store.store import PageStore
 from glm4v_core.tasks import INCOMPLETE
 from glm4v_core.tasks.prompts import Language
-from glm4v_core.tasks.workflow import PageFailure, document_workflow
+from glm4v_core.tasks.workflow import PageFailure
 
 STOPPED = "Stopped early; the pages so far are in the store. The same command goes on."
 NO_PAGE = "No page has any of these words; --find takes others."
@@ -39,8 +39,7 @@ def index_pages(
     *,
     as_json: bool,
 ) -> int:
-    """Bring the store up to date and return the exit status; paths, labels and the store are checked before loading."""
-    document_workflow(options.labels, language=options.language)
+    """Bring the store up to date and return the exit status; paths and the store are checked before loading."""
     if not any(FileStamp.of(path).modified for path in paths):
         raise ImageNotFoundError(f"There is no file or folder {', '.join(map(str, paths[:5]))}.")
     files = len(find_files(paths).files)

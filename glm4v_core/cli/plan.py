@@ -11,7 +11,7 @@ from typing import Any, Literal, assert_never
 
 from glm4v_core.dialect.families import Family
 from glm4v_core.errors import ConfigError
-from glm4v_core.media.pages import PageOptions, load_pages
+from glm4v_core.media.page_options import PageOptions, check_page_options
 from glm4v_core.tasks import Step, ask, caption, classify, extract, ocr
 from glm4v_core.tasks.prompts import PRESETS, Language
 from glm4v_core.tasks.workflow import Workflow, document_workflow
@@ -136,5 +136,5 @@ def page_options(
     options = PageOptions(
         frames=chosen, dpi=dpi, max_pages=max_pages, password=password, max_image_tokens=max_image_tokens
     )
-    load_pages("", **options)  # checks the options at once and opens nothing yet
+    check_page_options(**options)
     return options

@@ -19,7 +19,8 @@ from glm4v_core.concurrency.ordered import in_order
 from glm4v_core.errors import Glm4vError, ImageNotFoundError, InputError
 from glm4v_core.html.page import data_uri
 from glm4v_core.media.files import FileStamp, Found, find_files, pages_wanted
-from glm4v_core.media.pages import Page, PageOptions
+from glm4v_core.media.page_options import PageOptions
+from glm4v_core.media.pages import Page
 from glm4v_core.model import Glm4v
 from glm4v_core.tasks.workflow import Workflow
 

@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Generic, Literal, TypeVar
 
 from glm4v_core.concurrency.ordered import in_order
-from glm4v_core.errors import ConfigError, Glm4vError, InputError, is_of_one_page
+from glm4v_core.errors import Glm4vError, InputError, is_of_one_page
 from glm4v_core.media.image import ImageSource
-from glm4v_core.media.pages import Page, PageOptions, load_pages
+from glm4v_core.media.page_options import PageOptions
+from glm4v_core.media.pages import Page, load_pages
 from glm4v_core.tasks.workflow import PageInfo
 from glm4v_core.types import Completion
 
@@ -106,16 +107,6 @@ async def read_texts(
         async for text in texts:
             if text is not None:
                 yield text
-
-
-def check_on_error(errors: str) -> None:
-    """Refuse a policy that nobody knows.
-
-    Raises:
-        ConfigError: it is none of `OnError`.
-    """
-    if errors not in ("raise", "skip", "record"):
-        raise ConfigError(f"errors is {errors!r}; it must be 'raise', 'skip' or 'record'.")
 
 
 def answer_facts(completion: Completion) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from glm4v_core.errors import Glm4vError
-from glm4v_core.media.pages import FailedPage, Page, PageOptions, load_pages
+from glm4v_core.media.page_options import PageOptions
+from glm4v_core.media.pages import FailedPage, Page, load_pages
 from glm4v_core.tasks.workflow import Failure, PageFailure, PageInfo
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".pdf"})

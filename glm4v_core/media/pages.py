@@ -2,42 +2,23 @@
 
 from __future__ import annotations
 
-import math
-import os
-import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, Protocol, TypedDict, Unpack, overload
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Literal, Protocol, Unpack, overload
 
 import PIL.Image
 
-from glm4v_core.errors import (
-    ConfigError,
-    InputError,
-    MissingDependencyError,
-    PageBrokenError,
-    PageEncryptedError,
-    PageError,
-    PageLimitError,
-)
-from glm4v_core.media.decode import count_frames, decoding, is_pdf, open_image
-from glm4v_core.media.image import Image, ImageSource, Provenance, check_max_tokens, load_frame
-from glm4v_core.media.limits import ImageLimits, check_shape
-from glm4v_core.media.source import Encoded, Fetch, read_source
+from glm4v_core.errors import InputError, PageBrokenError, PageError, PageLimitError
+from glm4v_core.media.decode import count_frames, is_pdf, open_image
+from glm4v_core.media.image import Image, ImageSource, load_frame
+from glm4v_core.media.limits import ImageLimits
+from glm4v_core.media.page_options import PageOptions, check_page_options
+from glm4v_core.media.pdf import PdfDocument
+from glm4v_core.media.source import Encoded, read_source
+from glm4v_core.validation import check_choice
 
-if TYPE_CHECKING:
-    import pypdfium2
-
-__all__ = ["DOCUMENT_LIMITS", "FailedPage", "Page", "count_pages", "load_page", "load_pages"]
-
-Frames = Literal["all", "first"] | int
-
-DOCUMENT_LIMITS = ImageLimits(max_bytes=512 * 2**20)
-"""As for a single image, but a document may have more bytes."""
-
-_PDFIUM = threading.RLock()
-"""pdfium is not thread-safe. Re-entrant, because the garbage collector may close one document amid another's call."""
+OnBrokenPage = Literal["raise", "yield"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,29 +41,6 @@ class FailedPage:
     count: int
 
 
-class PageOptions(TypedDict, total=False):
-    """Settings of `load_pages`.
-
-    Attributes:
-        dpi: resolution of PDF pages, 200 if left out; a page over `limits.max_pixels` is rendered at what fits, and
-            provenance says so.
-        frames: "all" pages (of a PDF) or frames, the "first", or a number: that many at most, from the first.
-        max_pages: a selection of more pages, 1000 if left out, is refused before any is read.
-        password: opens an encrypted PDF.
-        limits: caps for the file and for each page image.
-        root: as for `Image.load`, and so are `fetch` and `max_image_tokens`.
-    """
-
-    dpi: float
-    frames: Frames
-    max_pages: int
-    password: str | None
-    limits: ImageLimits
-    root: str | os.PathLike[str] | None
-    fetch: Fetch | None
-    max_image_tokens: int | None
-
-
 @overload
 def load_pages(
     source: ImageSource, *, errors: Literal["raise"] = "raise", **options: Unpack[PageOptions]
@@ -96,7 +54,7 @@ def load_pages(
 
 
 def load_pages(
-    source: ImageSource, *, errors: Literal["raise", "yield"] = "raise", **options: Unpack[PageOptions]
+    source: ImageSource, *, errors: OnBrokenPage = "raise", **options: Unpack[PageOptions]
 ) -> Iterator[Page | FailedPage]:
     """Read the pages of a document one after the other; only one is decoded at a time.
 
@@ -113,9 +71,8 @@ def load_pages(
         PageEncryptedError: the password is missing or wrong.
         PageBrokenError: the document or, with its number, a page cannot be read.
     """
-    if errors not in ("raise", "yield"):
-        raise ConfigError(f"errors is {errors!r}; it must be 'raise' or 'yield'.")
-    return _iterate(source, _Settings(**options), tolerant=errors == "yield")
+    check_choice("errors", errors, OnBrokenPage)
+    return _iterate(source, check_page_options(**options), tolerant=errors == "yield")
 
 
 def load_page(source: ImageSource, number: int, **options: Unpack[PageOptions]) -> Page:
@@ -129,9 +86,9 @@ def load_page(source: ImageSource, number: int, **options: Unpack[PageOptions]) 
     Raises:
         PageError: there is no such page, or as for `load_pages`.
     """
-    settings = _Settings(**options)
-    with closing(_open(source, settings)) as document:
-        last = _selected(document, settings)
+    checked = check_page_options(**options)
+    with closing(_open(source, checked)) as document:
+        last = _selected(document, checked)
         if not 1 <= number <= last:
             raise PageError(f"{document.name} has no page {number}.", hint=f"Pages go from 1 to {last}.")
         page = _read(document, number)
@@ -146,55 +103,32 @@ def count_pages(source: ImageSource, **options: Unpack[PageOptions]) -> int:
     Raises:
         PageError: as for `load_pages`, but broken pages count.
     """
-    settings = _Settings(**options)
-    with closing(_open(source, settings)) as document:
-        return _selected(document, settings)
+    checked = check_page_options(**options)
+    with closing(_open(source, checked)) as document:
+        return _selected(document, checked)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Settings:
-    """Page options, complete and checked."""
-
-    dpi: float = 200
-    frames: Frames = "all"
-    max_pages: int = 1000
-    password: str | None = None
-    limits: ImageLimits = DOCUMENT_LIMITS
-    root: str | os.PathLike[str] | None = None
-    fetch: Fetch | None = None
-    max_image_tokens: int | None = None
-
-    def __post_init__(self) -> None:
-        if not (math.isfinite(self.dpi) and self.dpi > 0):
-            raise ConfigError(f"dpi is {self.dpi}; it must be a positive number.")
-        if self.frames not in ("all", "first") and not (isinstance(self.frames, int) and self.frames >= 1):
-            raise ConfigError(f"frames is {self.frames!r}; it must be 'all', 'first' or a positive number.")
-        if self.max_pages < 1:
-            raise ConfigError(f"max_pages is {self.max_pages}; it must be positive.")
-        check_max_tokens(self.max_image_tokens)
-
-
-def _iterate(source: ImageSource, settings: _Settings, *, tolerant: bool) -> Iterator[Page | FailedPage]:
-    with closing(_open(source, settings)) as document:
-        for number in range(1, _selected(document, settings) + 1):
+def _iterate(source: ImageSource, options: PageOptions, *, tolerant: bool) -> Iterator[Page | FailedPage]:
+    with closing(_open(source, options)) as document:
+        for number in range(1, _selected(document, options) + 1):
             page = _read(document, number)
             if isinstance(page, FailedPage) and not tolerant:
                 raise page.error
             yield page
 
 
-def _open(source: ImageSource, settings: _Settings) -> _Document:
-    limits, max_tokens = settings.limits, settings.max_image_tokens
+def _open(source: ImageSource, options: PageOptions) -> _Document:
+    limits, max_tokens = options["limits"], options["max_image_tokens"]
     if isinstance(source, PIL.Image.Image):
         return _Picture(source, limits, max_tokens)
-    encoded = read_source(source, limits, root=settings.root, fetch=settings.fetch)
+    encoded = read_source(source, limits, root=options["root"], fetch=options["fetch"])
     if is_pdf(encoded.data):
-        return _Pdf(encoded, settings)
+        return PdfDocument(encoded, options)
     return _Frames(encoded, limits, max_tokens)
 
 
-def _selected(document: _Document, settings: _Settings) -> int:
-    frames, most = settings.frames, settings.max_pages
+def _selected(document: _Document, options: PageOptions) -> int:
+    frames, most = options["frames"], options["max_pages"]
     wanted = document.count if frames == "all" else min(document.count, 1 if frames == "first" else frames)
     if wanted > most:
         raise PageLimitError(f"{document.name} has {document.count} pages, over max_pages={most}.")
@@ -258,65 +192,3 @@ class _Frames:
 
     def close(self) -> None:
         self._opened.close()
-
-
-class _Pdf:
-    """A PDF, rendered page by page."""
-
-    def __init__(self, encoded: Encoded, settings: _Settings) -> None:
-        self.name = encoded.name
-        self._dpi, self._limits, self._max_tokens = settings.dpi, settings.limits, settings.max_image_tokens
-        with _PDFIUM, ExitStack() as undo:
-            self._document = undo.enter_context(closing(_open_pdf(encoded, settings.password)))
-            self._document.init_forms()  # else the values of filled-in forms stay invisible
-            self.count = len(self._document)
-            undo.pop_all()
-
-    def image(self, number: int) -> Image:
-        with decoding(self.name):
-            picture, dpi = self._render(number)
-        image = Image.load(picture, limits=self._limits, max_image_tokens=self._max_tokens)
-        notes = (
-            ()
-            if dpi == self._dpi
-            else (f"rendered at {dpi:.0f} instead of {self._dpi:g} dpi to stay within max_pixels",)
-        )
-        origin = Provenance(self.name, "PDF", picture.size, number - 1, self.count, notes=notes)
-        return replace(image, provenance=origin)
-
-    def _render(self, number: int) -> tuple[PIL.Image.Image, float]:
-        with _PDFIUM, closing(self._document[number - 1]) as page:
-            dpi = _fitting_dpi(page.get_size(), self._dpi, self._limits, self.name)
-            with closing(page.render(scale=dpi / 72)) as bitmap:
-                return bitmap.to_pil().copy(), dpi  # a copy: the bitmap's memory goes
-
-    def close(self) -> None:
-        with _PDFIUM:
-            self._document.close()
-
-
-def _open_pdf(encoded: Encoded, password: str | None) -> pypdfium2.PdfDocument:
-    try:
-        import pypdfium2
-    except ImportError as error:
-        raise MissingDependencyError("Reading PDF needs pypdfium2: pip install 'glm4v[documents]'.") from error
-    try:
-        return pypdfium2.PdfDocument(encoded.data, password=password)
-    except pypdfium2.PdfiumError as error:
-        if error.err_code in (pypdfium2.raw.FPDF_ERR_PASSWORD, pypdfium2.raw.FPDF_ERR_SECURITY):
-            state = "needs a password" if password is None else "does not open with this password"
-            raise PageEncryptedError(f"{encoded.name} {state}.") from error
-        raise PageBrokenError(f"{encoded.name} cannot be read: {error}") from error
-
-
-def _fitting_dpi(points: tuple[float, float], dpi: float, limits: ImageLimits, name: str) -> float:
-    """Lower the resolution until a page of this size, in points of 1/72 inch, keeps to the pixel cap."""
-
-    def pixels(resolution: float) -> tuple[int, int]:
-        width, height = (math.ceil(side * resolution / 72) for side in points)
-        return width, height
-
-    check_shape(pixels(dpi), limits, name)
-    while math.prod(size := pixels(dpi)) > limits.max_pixels:
-        dpi *= min(0.999, math.sqrt(limits.max_pixels / math.prod(size)))
-    return dpi

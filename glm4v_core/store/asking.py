@@ -16,13 +16,15 @@ from glm4v_core.concurrency.own_loop import run_in_own_loop
 from glm4v_core.dialect.families import Family
 from glm4v_core.errors import ConfigError, ImageError, InputError, PageError
 from glm4v_core.media.image import Image
-from glm4v_core.media.pages import PageOptions, load_page, load_pages
+from glm4v_core.media.page_options import PageOptions, check_page_options
+from glm4v_core.media.pages import load_page
 from glm4v_core.model import Glm4v
 from glm4v_core.store.page import FoundPage, Place
 from glm4v_core.store.store import PAGES_FOUND, PageStore
 from glm4v_core.tasks import ask
 from glm4v_core.tasks.prompts import ASK_PAGE, NOT_ON_PAGE, Language
 from glm4v_core.types import Completion, Message, Request
+from glm4v_core.validation import check_choice
 
 T = TypeVar("T")
 Route = Literal["image", "text", "both"]
@@ -126,7 +128,7 @@ def find_evidence(
     store: PageStore, words: str, *, k: int, route: Route, **options: Unpack[PageOptions]
 ) -> list[Evidence]:
     """Find pages in a store and open their pictures, unless the route is "text"."""
-    _check_route(route)
+    check_choice("route", route, Route)
 
     def open_one(found: FoundPage) -> Evidence:
         page = found.page
@@ -176,8 +178,8 @@ class PageAsking:
     options: PageOptions = field(default_factory=PageOptions)
 
     def __post_init__(self) -> None:
-        _check_route(self.route)
-        load_pages(b"", **self.options)  # checks the options, and reads nothing
+        check_choice("route", self.route, Route)
+        check_page_options(**self.options)
 
     def open(self, facts: Mapping[str, Any], text: str, route: Route | None = None) -> Evidence:
         """Make evidence of a page.
@@ -225,7 +227,7 @@ def page_request(
     Raises:
         ConfigError: the route needs a picture that is not there.
     """
-    _check_route(route)
+    check_choice("route", route, Route)
     wording = family.page_question if family is not None else None
     step = ask((wording or ASK_PAGE[language]).format(question=question))
     if route == "text":
@@ -253,16 +255,6 @@ def choose_answer(question: str, evidence: Sequence[Evidence], completions: Sequ
     if best is None:
         return SourcedAnswer(question, None, None, asked)
     return SourcedAnswer(question, best.text, best.evidence, asked)
-
-
-def _check_route(route: str) -> None:
-    """Refuse a route that nobody knows.
-
-    Raises:
-        ConfigError: it is none of `Route`.
-    """
-    if route not in ("image", "text", "both"):
-        raise ConfigError(f"route is {route!r}; it must be 'image', 'text' or 'both'.")
 
 
 def _said(completion: Completion) -> str | None:

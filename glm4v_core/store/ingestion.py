@@ -11,17 +11,22 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Unpack
+from typing import Annotated, ClassVar, Literal, Unpack
+
+from pydantic import AfterValidator, PositiveInt
 
 from glm4v_core.bulk.settings import settings_of
 from glm4v_core.concurrency.ordered import IN_FLIGHT, in_order
 from glm4v_core.concurrency.own_loop import run_in_own_loop
 from glm4v_core.media.files import FileStamp, Paths, find_files, read_pages
-from glm4v_core.media.pages import Page, PageOptions, load_pages
+from glm4v_core.media.page_options import PageOptions, check_page_options
+from glm4v_core.media.pages import Page
 from glm4v_core.model import Glm4v
 from glm4v_core.store.store import PageStore
+from glm4v_core.tasks import check_labels
 from glm4v_core.tasks.prompts import Language
 from glm4v_core.tasks.workflow import Failure, PageFailure, PageInfo, Workflow, document_workflow
+from glm4v_core.validation import Options
 
 Status = Literal["read", "kept", "failed"]
 
@@ -54,8 +59,13 @@ class Ingestion:
     skipped: tuple[Path, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class IngestOptions:
+def _checked_labels(labels: Sequence[str]) -> Sequence[str]:
+    if labels:
+        check_labels(labels)
+    return labels
+
+
+class IngestOptions(Options):
     """How to ingest.
 
     Attributes:
@@ -66,17 +76,22 @@ class IngestOptions:
             megabyte per page; without it pictures are taken from the files.
     """
 
-    labels: Sequence[str] = ()
+    owner: ClassVar[str] = "IngestOptions"
+
+    labels: Annotated[Sequence[str], AfterValidator(_checked_labels)] = ()
     language: Language = "en"
-    concurrency: int = IN_FLIGHT
+    concurrency: PositiveInt = IN_FLIGHT
     keep_pictures: bool = False
+
+
+DEFAULT_OPTIONS = IngestOptions()
 
 
 def ingest(
     store: PageStore,
     model: Glm4v,
     paths: Paths,
-    options: IngestOptions = IngestOptions(),
+    options: IngestOptions = DEFAULT_OPTIONS,
     on_page: Callable[[IngestedPage], None] = lambda page: None,
     **page_options: Unpack[PageOptions],
 ) -> Ingestion:
@@ -88,7 +103,7 @@ async def aingest(
     store: PageStore,
     model: Glm4v,
     paths: Paths,
-    options: IngestOptions = IngestOptions(),
+    options: IngestOptions = DEFAULT_OPTIONS,
     on_page: Callable[[IngestedPage], None] = lambda page: None,
     **page_options: Unpack[PageOptions],
 ) -> Ingestion:
@@ -111,7 +126,7 @@ async def aingest(
         ConfigError: a setting is wrong, or the store cannot be written.
         EngineError: the engine is closed or dead.
     """
-    load_pages(b"", **page_options)  # checks the options, and reads nothing
+    check_page_options(**page_options)
     workflow = document_workflow(options.labels, language=options.language, family=model.info.family)
     reader = _Reader(store, model, workflow, options, page_options)
     roots = [_absolute(path) for path in ([paths] if isinstance(paths, (str, os.PathLike)) else paths)]

@@ -18,7 +18,8 @@ from typing import Self, Unpack
 from glm4v_core.errors import ConfigError, Glm4vError, PageError
 from glm4v_core.media.files import FileStamp
 from glm4v_core.media.image import Image
-from glm4v_core.media.pages import PageOptions, load_page
+from glm4v_core.media.page_options import PageOptions
+from glm4v_core.media.pages import load_page
 from glm4v_core.storage.file import Row, StoreFile, Write
 from glm4v_core.store.lexicon import is_function_word, page_terms, query_terms
 from glm4v_core.store.page import FoundPage, Place, StoredPage

@@ -86,9 +86,18 @@ def classify(labels: Sequence[str], language: Language = "en") -> Step[str]:
     Raises:
         ConstraintError: there are no labels, or one is empty or repeated.
     """
-    options = tuple(label.strip() for label in labels)
-    prompt = PROMPTS["classify"][language].format(labels=", ".join(options))
-    return _constrained("classify", prompt, Choices(options), str)
+    choices = _choices(labels)
+    prompt = PROMPTS["classify"][language].format(labels=", ".join(choices.options))
+    return _constrained("classify", prompt, choices, str)
+
+
+def check_labels(labels: Sequence[str]) -> None:
+    """Refuse labels that `classify` does not take.
+
+    Raises:
+        ConstraintError: no labels, an empty one, or one that is there twice.
+    """
+    check_constraint(Request((), constraint=_choices(labels)))
 
 
 @overload
@@ -121,6 +130,10 @@ def extract(
         return _filled(wanted, answer) if isinstance(wanted, type) else json.loads(answer)
 
     return _constrained("extract", text, JsonSchema(schema), value_of)
+
+
+def _choices(labels: Sequence[str]) -> Choices:
+    return Choices(tuple(label.strip() for label in labels))
 
 
 def _about_text(text: str, prompt: str) -> Message:

@@ -21,6 +21,7 @@ from glm4v_core.errors import (
     OutOfMemoryError,
     PageBrokenError,
     PageLimitError,
+    UnknownOptionError,
     UnsupportedError,
 )
 from langchain_glm4v import ChatGLM4V, GLM4VBlobParser, ScannedDocumentLoader
@@ -280,7 +281,7 @@ class TestSettings:
             ScannedDocumentLoader("unread.pdf", ChatGLM4V(), **options)
 
     def test_unknown_ones_are_refused_by_name(self) -> None:
-        with pytest.raises(TypeError, match="dip"):
+        with pytest.raises(UnknownOptionError, match=r"no option dip.*dpi"):
             GLM4VBlobParser(ChatGLM4V(), dip=300)  # type: ignore[call-arg]
 
     def test_no_page_at_once_is_refused(self, scripted: Make, fax: Path) -> None:

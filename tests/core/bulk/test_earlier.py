@@ -20,7 +20,7 @@ from glm4v_core.engines.scripted import ScriptedEngine
 from glm4v_core.errors import ConfigError, EngineDeadError, Glm4vError, OutOfMemoryError
 from glm4v_core.media.files import FileStamp
 from glm4v_core.media.image import Image
-from glm4v_core.media.pages import PageOptions
+from glm4v_core.media.page_options import PageOptions
 from glm4v_core.model import Glm4v
 from glm4v_core.tasks.workflow import DocumentResult, PageInfo
 from glm4v_core.types import Request

@@ -8,6 +8,7 @@ import io
 import struct
 import sys
 from pathlib import Path
+from typing import Any
 
 import PIL.Image
 import pypdfium2.internal
@@ -25,6 +26,7 @@ from glm4v_core.errors import (
 )
 from glm4v_core.media.image import Image
 from glm4v_core.media.limits import ImageLimits
+from glm4v_core.media.page_options import DEFAULTS, check_page_options
 from glm4v_core.media.pages import FailedPage, Page, count_pages, load_page, load_pages
 
 COLOURS = ((250, 0, 0), (0, 250, 0), (0, 0, 250), (250, 250, 0))
@@ -300,20 +302,29 @@ class TestLimits:
             next(load_pages(tmp_path / "a.pdf", root=tmp_path / "root"))
 
     @pytest.mark.parametrize(
-        "options",
+        ("options", "message"),
         [
-            {"errors": "ignore"},
-            {"dpi": 0},
-            {"dpi": float("nan")},
-            {"frames": "last"},
-            {"frames": 0},
-            {"max_pages": 0},
-            {"max_image_tokens": 0},
+            ({"errors": "ignore"}, "errors must be 'raise' or 'yield', not 'ignore'"),
+            ({"dpi": 0}, "dpi must be greater than 0, not 0"),
+            ({"dpi": float("nan")}, "dpi must be"),
+            ({"frames": "last"}, "frames must be 'all' or 'first', or be a valid integer, not 'last'"),
+            ({"frames": 0}, "frames must be 'all' or 'first', or be greater than 0, not 0"),
+            ({"frames": "2"}, "frames must be"),
+            ({"max_pages": 0}, "max_pages must be greater than 0, not 0"),
+            ({"max_image_tokens": 0}, "max_image_tokens must be greater than 0, not 0"),
+            ({"limits": None}, "limits must be"),
+            ({"password": 1234}, r"password must be a valid string\."),
+            ({"dip": 300}, "load_pages has no option dip.*dpi"),
         ],
     )
-    def test_wrong_settings_are_refused_at_once(self, options: dict[str, object]) -> None:
-        with pytest.raises(ConfigError):
+    def test_wrong_options_are_refused_at_once(self, options: dict[str, Any], message: str) -> None:
+        with pytest.raises(ConfigError, match=message):
             load_pages("unread", **options)
+
+    def test_options_can_be_checked_alone_and_come_back_complete(self) -> None:
+        options = check_page_options(dpi=300, root=Path("scans"))
+        assert options == DEFAULTS | {"dpi": 300, "root": Path("scans")}
+        assert (options["frames"], options["max_pages"], options["password"]) == ("all", 1000, None)
 
 
 def test_pages_come_lazily_and_closing_frees_the_document() -> None:

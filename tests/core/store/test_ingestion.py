@@ -21,7 +21,7 @@ from glm4v_core import (
     aingest,
     ingest,
 )
-from glm4v_core.errors import ConfigError, EngineDeadError, OutOfMemoryError
+from glm4v_core.errors import ConfigError, ConstraintError, EngineDeadError, OutOfMemoryError, UnknownOptionError
 from tests.support.scans import fax_tiff, number_of, paper, seen
 
 Make = Callable[..., tuple[Glm4v, ScriptedEngine]]
@@ -141,6 +141,21 @@ def test_other_folders_and_folders_that_are_away_are_left_alone(
     assert [failure.error.code for failure in outcome.failed] == ["image_not_found"]
     assert outcome.forgotten == ()
     assert store.count() == 4
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"labels": ["memo", " memo "]}, ConstraintError, "different"),
+        ({"labels": "memo"}, ConfigError, "labels must"),
+        ({"language": "fr"}, ConfigError, "language must be 'en' or 'zh', not 'fr'"),
+        ({"concurrency": 0}, ConfigError, "concurrency must be greater than 0"),
+        ({"label": ["memo"]}, UnknownOptionError, "IngestOptions has no option label.*labels"),
+    ],
+)
+def test_wrong_options_are_refused(options: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        IngestOptions(**options)
 
 
 @pytest.mark.parametrize("change", ["model", "language", "labels"])
