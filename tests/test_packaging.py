@@ -48,6 +48,9 @@ def test_the_wheel_holds_all_modules_their_types_and_the_licence(wheel: Path) ->
     modules = {str(path.relative_to(ROOT)) for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
     assert modules <= names
     assert {f"{package}/py.typed" for package in PACKAGES} <= names
+    pages = {str(path.relative_to(ROOT)) for path in (ROOT / "glm4v_core/html").iterdir() if path.is_file()}
+    assert {path.rpartition(".")[2] for path in pages} == {"css", "jinja", "py"}
+    assert pages <= names
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
 

@@ -17,7 +17,7 @@ from glm4v_core.errors import ConfigError, ModelNotFoundError
 from glm4v_core.tiny import checkpoint_path
 
 EXTRAS: Mapping[str, Sequence[str]] = {
-    "": ("glm4v", "pydantic", "pillow", "jsonschema", "packaging", "referencing"),
+    "": ("glm4v", "pydantic", "pillow", "jsonschema", "packaging", "referencing", "typing-extensions"),
     "hf": ("torch", "transformers", "safetensors", "huggingface-hub", "llguidance", "numpy"),
     "vllm": ("vllm",),
     "server": ("openai", "llguidance"),
@@ -25,8 +25,8 @@ EXTRAS: Mapping[str, Sequence[str]] = {
     "langchain": ("langchain-core",),
     "llamaindex": ("llama-index-core",),
     "langgraph": ("langgraph",),
-    "cli": ("typer", "rich"),
-    "eval": ("jiwer", "numpy", "rapidfuzz"),
+    "cli": ("typer", "rich", "jinja2"),
+    "eval": ("jiwer", "jinja2", "numpy", "rapidfuzz"),
 }
 READY = "ready"
 BEYOND_WEIGHTS = 1.2

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from difflib import SequenceMatcher
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,7 @@ from glm4v_core.errors import Glm4vError
 from glm4v_core.evaluation.metrics import Score
 from glm4v_core.evaluation.probes import LOWER_IS_BETTER
 from glm4v_core.evaluation.scoring import Evaluation, ScoredAnswer, ScoredPage
-from glm4v_core.html.page import PAGE_END, data_uri, page_start, picture_html
+from glm4v_core.html.page import data_uri, template
 from glm4v_core.media.image import Image
 
 if TYPE_CHECKING:
@@ -68,69 +67,65 @@ def write_report(evaluation: Evaluation, folder: Path) -> None:
     """Write evaluation.json and worst.html."""
     text = json.dumps(as_json(evaluation), ensure_ascii=False, indent=1)
     (folder / EVALUATION).write_text(text + "\n", encoding="utf-8")
+    worst = template("evaluation.html.jinja").generate(
+        title=_title(evaluation),
+        language=evaluation.language,
+        scores=_score_rows(evaluation.scores),
+        pages=map(_worst_page, evaluation.worst),
+    )
     with (folder / WORST).open("w", encoding="utf-8", newline="\n") as file:
-        file.write(page_start(_title(evaluation), evaluation.language))
-        file.write(f"<header><h1>{escape(_title(evaluation))}</h1>{_score_html(evaluation.scores)}</header>\n")
-        file.writelines(map(_page_html, evaluation.worst))
-        file.write(PAGE_END)
+        file.writelines(worst)
 
 
-def differences(truth: str, answer: str) -> tuple[str, str]:
-    """Write both as HTML; what is missing from the answer is marked in the truth, what is too much in the answer."""
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A part of a text; `differs` says that the other text does not have it."""
+
+    text: str
+    differs: bool = False
+
+
+def differences(truth: str, answer: str) -> tuple[list[Span], list[Span]]:
+    """Cut a truth and an answer into spans that the other has too and spans that it does not have."""
     if max(len(truth), len(answer)) > LONGEST_COMPARED:
-        return escape(truth), escape(answer)
+        return [Span(truth)], [Span(answer)]
     left, right = [], []
     for kind, start, end, from_, to in SequenceMatcher(None, truth, answer, autojunk=False).get_opcodes():
-        same = kind == "equal"
-        left.append(_marked("del", truth[start:end], same))
-        right.append(_marked("ins", answer[from_:to], same))
-    return "".join(left), "".join(right)
+        left.append(_span(truth[start:end], kind != "equal"))
+        right.append(_span(answer[from_:to], kind != "equal"))
+    return [span for span in left if span.text], [span for span in right if span.text]
 
 
-def _marked(tag: str, text: str, same: bool) -> str:
-    if same or not text:
-        return escape(text)
-    # A lone line break would be marked invisibly.
-    return f"<{tag}>{escape(text).replace(chr(10), '⏎' + chr(10))}</{tag}>"
+def _span(text: str, differs: bool) -> Span:
+    # A marked line break would be invisible.
+    return Span(text.replace("\n", "⏎\n") if differs else text, differs)
 
 
-def _page_html(page: ScoredPage) -> str:
-    wrong = [answer for answer in page.answers if _is_wrong(answer)]
-    body = "\n".join(map(_answer_html, wrong))
-    heading = f'<h2>{escape(page.source)} <span class="dim">{page.loss:.1%}</span></h2>'
-    return f"<article>\n{_picture(page.source)}<section>\n{heading}\n{body}\n</section>\n</article>\n"
+def _worst_page(page: ScoredPage) -> Mapping[str, Any]:
+    """Gather what the template shows of a page."""
+    return {
+        "source": page.source,
+        "loss": f"{page.loss:.1%}",
+        "picture": _picture(page.source),
+        "answers": [_wrong_answer(answer) for answer in page.answers if _is_wrong(answer)],
+    }
 
 
 def _is_wrong(answer: ScoredAnswer) -> bool:
     return any(part != (0 if name in LOWER_IS_BETTER else whole) for name, (part, whole) in answer.scores.items())
 
 
-def _answer_html(answer: ScoredAnswer) -> str:
+def _wrong_answer(answer: ScoredAnswer) -> Mapping[str, Any]:
     truth, given = differences(answer.truth, answer.answer or "")
-    notes = ""
-    if answer.error is not None:
-        notes = f'<p class="error"><strong>{escape(answer.error.code)}</strong>: {escape(answer.error.message)}</p>'
-    elif answer.finish not in ("stop", "tool_calls"):
-        notes = f'<p class="warning">{escape(str(answer.finish))}</p>'
-    question = f"<p>{escape(answer.question)}</p>" if answer.question else ""
-    return (
-        f"<div><h3>{answer.task}</h3>{question}{notes}"
-        f'<div class="pair"><pre>{truth}</pre><pre>{given}</pre></div></div>'
-    )
+    shown = {name: getattr(answer, name) for name in ("task", "question", "error", "finish")}
+    return shown | {"truth": truth, "given": given}
 
 
-def _picture(source: str) -> str:
+def _picture(source: str) -> str | None:
     try:
-        return picture_html(data_uri(Image.load(source)), source)
+        return data_uri(Image.load(source))
     except Glm4vError:  # a page that cannot be read is among the worst; its error is shown instead
-        return ""
-
-
-def _score_html(scores: Mapping[str, Score]) -> str:
-    rows = "".join(
-        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>\n" for row in _score_rows(scores)
-    )
-    return f"<table><tr><th>measure</th><th>value</th><th>95 % interval</th><th>over</th></tr>\n{rows}</table>"
+        return None
 
 
 def _score_rows(scores: Mapping[str, Score]) -> Sequence[tuple[str, str, str, str]]:

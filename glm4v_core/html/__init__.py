@@ -1,1 +1,1 @@
-"""Templates and styles of the reports."""
+"""Templates and styles of the HTML pages that glm4v writes."""

@@ -1,37 +1,45 @@
-"""What the HTML reports share: one self-contained page without scripts, and pictures as data URIs."""
+"""HTML from the templates in this folder: every value is escaped, and a page runs nothing and loads nothing else."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import io
-from html import escape
+import json
+from functools import cache
 from importlib.resources import files
+from typing import TYPE_CHECKING, Any
 
+from glm4v_core.errors import MissingDependencyError
 from glm4v_core.media.image import Image
+
+if TYPE_CHECKING:
+    import jinja2
 
 THUMBNAIL = (560, 720)
 """Most width and height of a page picture in pixels: legible, and 20 to 40 kB as JPEG."""
 
 
-def page_start(title: str, language: str) -> str:
-    """Open an HTML page that may load nothing and run nothing; its style is allowed by its hash."""
-    style = files(__package__).joinpath("report.css").read_text("utf-8")
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    policy = f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
-    return (
-        f'<!doctype html>\n<html lang="{"zh-CN" if language == "zh" else "en"}">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{style}</style>\n</head>\n<body>\n"
-    )
+def template(name: str) -> jinja2.Template:
+    """Load a template of this folder.
+
+    Raises:
+        MissingDependencyError: jinja2 is not installed.
+    """
+    return _environment().get_template(name)
 
 
-PAGE_END = "</body>\n</html>\n"
+def macros(name: str) -> Any:
+    """Load a template whose macros are called from Python, to write a page piece by piece.
+
+    Raises:
+        MissingDependencyError: jinja2 is not installed.
+    """
+    return template(name).module
 
 
 def data_uri(image: Image) -> str:
-    """Shrink the page to a picture that a report can carry in itself."""
+    """Shrink a page to a picture that an HTML page can hold itself."""
     picture = image.pixels.copy()
     picture.thumbnail(THUMBNAIL)
     buffer = io.BytesIO()
@@ -39,6 +47,26 @@ def data_uri(image: Image) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def picture_html(uri: str | None, name: str) -> str:
-    """Write the picture's element, with the page's name for those who cannot see it."""
-    return f'<img src="{escape(uri)}" alt="{escape(name)}" loading="lazy">' if uri else ""
+@cache
+def _environment() -> jinja2.Environment:
+    try:
+        import jinja2
+    except ImportError as error:
+        raise MissingDependencyError("Reports need jinja2.", hint="pip install 'glm4v[cli]'") from error
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("glm4v_core", "html"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    style = files("glm4v_core.html").joinpath("report.css").read_text("utf-8")
+    environment.globals["style"] = style
+    environment.globals["style_hash"] = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    environment.filters["indented_json"] = _indented_json
+    return environment
+
+
+def _indented_json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=2)

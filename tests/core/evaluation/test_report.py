@@ -12,6 +12,7 @@ from rich.console import Console
 from glm4v_core.evaluation.metrics import Score, Tally
 from glm4v_core.evaluation.report import (
     LONGEST_COMPARED,
+    Span,
     as_json,
     confusion_table,
     differences,
@@ -102,14 +103,16 @@ def test_worst_pages(evaluation: Evaluation, tmp_path: Path) -> None:
 
 class TestDifferences:
     def test_equal(self) -> None:
-        assert differences("a < b", "a < b") == ("a &lt; b", "a &lt; b")
+        assert differences("a < b", "a < b") == ([Span("a < b")], [Span("a < b")])
 
     def test_line_breaks_are_visible(self) -> None:
-        assert differences("a\nb", "ab") == ("a<del>⏎\n</del>b", "ab")
+        assert differences("a\nb", "ab") == ([Span("a"), Span("⏎\n", differs=True), Span("b")], [Span("a"), Span("b")])
 
     def test_chinese(self) -> None:
-        assert differences("发票号码", "发漂号码") == ("发<del>票</del>号码", "发<ins>漂</ins>号码")
+        truth, answer = differences("发票号码", "发漂号码")
+        assert truth == [Span("发"), Span("票", differs=True), Span("号码")]
+        assert answer == [Span("发"), Span("漂", differs=True), Span("号码")]
 
     def test_endless_answers_are_not_compared(self) -> None:
         endless = "<" * (LONGEST_COMPARED + 1)
-        assert differences("a", endless) == ("a", "&lt;" * len(endless))
+        assert differences("a", endless) == ([Span("a")], [Span(endless)])
