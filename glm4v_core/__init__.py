@@ -1,7 +1,7 @@
 """The engine room of glm4v: GLM-V models on your own machine, without any host framework."""
 
 from glm4v_core import errors, tasks
-from glm4v_core.concurrency.ordered import in_order
+from glm4v_core.concurrency.ordered import PAGES_IN_FLIGHT, WORKFLOW_PAGES_IN_FLIGHT, in_order
 from glm4v_core.concurrency.own_loop import iterate_in_own_loop, run_in_own_loop
 from glm4v_core.defaults import Defaults
 from glm4v_core.dialect.families import FAMILIES, Family
@@ -76,6 +76,8 @@ from glm4v_core.validation import check_choice
 __all__ = [
     "FAMILIES",
     "PAGES_FOUND",
+    "PAGES_IN_FLIGHT",
+    "WORKFLOW_PAGES_IN_FLIGHT",
     "Answering",
     "Box",
     "CallSettings",

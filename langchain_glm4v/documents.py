@@ -16,6 +16,7 @@ from langchain_core.runnables import Runnable
 from langchain_core.runnables.base import RunnableBindingBase
 
 from glm4v_core import (
+    PAGES_IN_FLIGHT,
     Family,
     ImageSource,
     Language,
@@ -37,9 +38,6 @@ from glm4v_core import (
 from glm4v_core.errors import ConfigError
 from langchain_glm4v.chat_model import ChatGLM4V
 from langchain_glm4v.workflows import StepAnswer, ask_step
-
-IN_FLIGHT = 16
-"""Pages in work together."""
 
 
 class ParserOptions(PageOptions, total=False):
@@ -69,7 +67,7 @@ class GLM4VBlobParser(BaseBlobParser):
         step: Step[str] | None = None,
         language: Language | None = None,
         errors: OnError = "raise",
-        concurrency: int = IN_FLIGHT,
+        concurrency: int = PAGES_IN_FLIGHT,
         **options: Unpack[PageOptions],
     ) -> None:
         """Check the settings; nothing is loaded or opened.

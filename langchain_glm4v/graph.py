@@ -19,6 +19,7 @@ from langgraph.types import Checkpointer, Overwrite, RetryPolicy, Send
 from pydantic import TypeAdapter
 
 from glm4v_core import (
+    WORKFLOW_PAGES_IN_FLIGHT,
     DocumentResult,
     Failure,
     Glm4vError,
@@ -33,7 +34,6 @@ from glm4v_core import (
     load_page,
 )
 from glm4v_core.errors import InputError, is_of_one_page, is_transient
-from langchain_glm4v.workflows import IN_FLIGHT
 
 FIND_PAGES, READ_PAGE = "find_pages", "read_page"
 RETRY = RetryPolicy(retry_on=is_transient)
@@ -107,7 +107,7 @@ def document_graph(
     builder.add_node(READ_PAGE, node, input_schema=PageTask, retry_policy=retry)
     builder.add_edge(START, FIND_PAGES)
     builder.add_conditional_edges(FIND_PAGES, _fan_out, [READ_PAGE])
-    return builder.compile(checkpointer, name="document_graph").with_config(max_concurrency=IN_FLIGHT)
+    return builder.compile(checkpointer, name="document_graph").with_config(max_concurrency=WORKFLOW_PAGES_IN_FLIGHT)
 
 
 def outcomes_of(state: Mapping[str, Any]) -> list[Outcome]:

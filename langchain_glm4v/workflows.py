@@ -12,6 +12,7 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langchain_core.runnables import Runnable, RunnableLambda, RunnablePassthrough
 
 from glm4v_core import (
+    WORKFLOW_PAGES_IN_FLIGHT,
     Completion,
     DocumentResult,
     Family,
@@ -34,8 +35,6 @@ T = TypeVar("T")
 Source = Page | Image | ImageSource
 State = dict[str, Any]
 """What each part gets: `page`, and the values of the parts before it."""
-IN_FLIGHT = 32
-"""Pages of a `batch` in work together, unless its config says otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +99,7 @@ def document_workflow(
         | RunnableLambda(_unpack, name="understood")
         | RunnableLambda(_result, name="result")
     )
-    return workflow.with_config(run_name="document_workflow", max_concurrency=IN_FLIGHT)
+    return workflow.with_config(run_name="document_workflow", max_concurrency=WORKFLOW_PAGES_IN_FLIGHT)
 
 
 def _open(source: Source) -> State:

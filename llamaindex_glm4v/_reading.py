@@ -10,6 +10,7 @@ from llama_index.core.schema import BaseComponent, BaseNode
 from pydantic import ConfigDict, Field, field_serializer, field_validator, model_validator
 
 from glm4v_core import (
+    PAGES_IN_FLIGHT,
     Facts,
     Language,
     OnError,
@@ -24,8 +25,6 @@ from glm4v_core.errors import ConfigError
 from llamaindex_glm4v._observed import ObservedModel
 from llamaindex_glm4v.llm import GLM4VMultiModal
 
-IN_FLIGHT = 16
-"""Pages in work together."""
 TECHNICAL = (
     *("source", "file_name", "page", "total_pages", "page_image", "sha256", "format", "width", "height", "notes"),
     *("model", "finish_reason", "error_code", "error_message", "error_hint"),
@@ -51,7 +50,7 @@ class PageReading(BaseComponent):
     """What becomes of a page that fails. "raise" ends the run; "skip" leaves the page out, with a warning in the log;
     "record" gives a document without text, whose metadata has `error_code`, `error_message` and `error_hint`. What all
     pages would meet raises in any case."""
-    concurrency: int = Field(default=IN_FLIGHT, ge=1)
+    concurrency: int = Field(default=PAGES_IN_FLIGHT, ge=1)
     """Pages in work together."""
     page_options: dict[str, Any] = Field(default_factory=dict)
     """Of `glm4v_core.load_pages`, such as {"dpi": 300, "max_pages": 50}."""

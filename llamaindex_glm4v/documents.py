@@ -130,7 +130,7 @@ def _save(page: Page, folder: Path) -> Path:
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(f".{uuid.uuid4().hex}")
-        page.image.pixels.save(partial, "PNG")
+        partial.write_bytes(page.image.png())
         partial.replace(path)  # whole or not at all, whoever else writes it
     return path
 

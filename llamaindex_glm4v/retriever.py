@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import io
 import logging
 from collections.abc import Sequence
 from typing import Any, Unpack
@@ -197,14 +196,12 @@ def _place(evidence: Evidence) -> dict[str, Any]:
 
 def _with_picture(node: BaseNode, picture: Image) -> ImageDocument:
     """Put text and picture into one node; an ImageNode would show its picture alone."""
-    file = io.BytesIO()
-    picture.pixels.save(file, "PNG")
     return ImageDocument(
         id_=node.node_id,
         text=node.get_content(metadata_mode=MetadataMode.NONE),
         metadata=node.metadata,
         excluded_embed_metadata_keys=node.excluded_embed_metadata_keys,
         excluded_llm_metadata_keys=node.excluded_llm_metadata_keys,
-        image=base64.b64encode(file.getvalue()).decode(),
+        image=base64.b64encode(picture.png()).decode(),
         image_mimetype="image/png",
     )

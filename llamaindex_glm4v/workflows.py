@@ -14,6 +14,7 @@ from llama_index.core.workflow.retry_policy import RetryPolicy  # type: ignore[a
 
 import glm4v_core
 from glm4v_core import (
+    WORKFLOW_PAGES_IN_FLIGHT,
     Answering,
     Completion,
     DocumentResult,
@@ -33,8 +34,6 @@ from glm4v_core.errors import ConfigError, EngineError, InputError, is_transient
 from llamaindex_glm4v._observed import ObservedModel
 from llamaindex_glm4v.llm import GLM4VMultiModal
 
-IN_FLIGHT = 32
-"""Pages in work together."""
 _MOST = 1024
 _PLACES, _SENT = "places", "sent"
 """What the state of a run holds: all pages as path, number and count, and how many of them are on their way or done."""
@@ -127,7 +126,7 @@ class DocumentWorkflow(Workflow):
         language: Language = "en",
         steps: glm4v_core.Workflow | None = None,
         retry: RetryPolicy | None = None,
-        concurrency: int = IN_FLIGHT,
+        concurrency: int = WORKFLOW_PAGES_IN_FLIGHT,
         timeout: float | None = None,
         page_options: PageOptions | None = None,
         **options: Any,

@@ -7,14 +7,13 @@ results.earlier.jsonl. So whenever it is killed, the two files hold every row th
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from glm4v_core.bulk.rows import EARLIER, JSONL, Row, writing
 from glm4v_core.errors import ConfigError
-from glm4v_core.media.files import FileStamp, pages_wanted, read_pages
+from glm4v_core.media.files import FileStamp, absolute_path, pages_wanted, read_pages
 from glm4v_core.media.page_options import PageOptions
 from glm4v_core.media.pages import Page
 from glm4v_core.tasks.workflow import PageFailure
@@ -195,5 +194,4 @@ def _line_at(path: Path, place: int) -> bytes:
 
 
 def _key(source: str | Path) -> str:
-    """Write a path so that it is the same from whatever folder it was named; there is no need for it to exist."""
-    return os.path.normpath(Path(source).absolute())
+    return str(absolute_path(source))

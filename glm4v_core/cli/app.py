@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from glm4v_core.cli.plan import Plan, Preset, Task, page_options, split
+from glm4v_core.concurrency.ordered import PAGES_IN_FLIGHT
 from glm4v_core.errors import ConfigError
-from glm4v_core.media.page_options import PageOptions
+from glm4v_core.media.page_options import DEFAULTS, PageOptions
 from glm4v_core.store.asking import Route
 from glm4v_core.store.store import PAGES_FOUND
 from glm4v_core.tasks.prompts import Language
@@ -70,12 +71,12 @@ def run(
     engine: Engine = None,
     option: EngineOptions = None,
     language: Prompts = "en",
-    dpi: Dpi = 200,
-    max_pages: MaxPages = 1000,
+    dpi: Dpi = DEFAULTS["dpi"],
+    max_pages: MaxPages = DEFAULTS["max_pages"],
     frames: Frames = "all",
     password: Password = None,
     max_image_tokens: ImageTokens = None,
-    concurrency: Concurrency = 16,
+    concurrency: Concurrency = PAGES_IN_FLIGHT,
     overwrite: Overwrite = False,
     resume: Resume = False,
 ) -> None:
@@ -121,7 +122,7 @@ def evaluate(
     tasks: Annotated[list[str] | None, typer.Option(help="text, summary, label, fields, questions, tools.")] = None,
     labels: Labels = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Score only the first pages.")] = None,
-    concurrency: Concurrency = 16,
+    concurrency: Concurrency = PAGES_IN_FLIGHT,
     seed: Annotated[int, typer.Option(help="Of the resampling behind the intervals.")] = 0,
     overwrite: Overwrite = False,
 ) -> None:
@@ -145,12 +146,12 @@ def index(
     engine: Engine = None,
     option: EngineOptions = None,
     language: Prompts = "en",
-    dpi: Dpi = 200,
-    max_pages: MaxPages = 1000,
+    dpi: Dpi = DEFAULTS["dpi"],
+    max_pages: MaxPages = DEFAULTS["max_pages"],
     frames: Frames = "all",
     password: Password = None,
     max_image_tokens: ImageTokens = None,
-    concurrency: Concurrency = 16,
+    concurrency: Concurrency = PAGES_IN_FLIGHT,
     as_json: Json = False,
 ) -> None:
     """Read scans into a page store, for `glm4v query`: new and changed pages only; files that went away are forgotten.

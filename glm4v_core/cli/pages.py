@@ -144,7 +144,7 @@ def _ask(
 def _save_picture(store: PageStore, citation: Evidence, file: Path, page_options: PageOptions) -> None:
     image = citation.image or store.image(citation.sha256, **page_options)
     try:
-        image.pixels.save(file, "PNG")
+        file.write_bytes(image.png())
     except OSError as error:
         raise ConfigError(
             f"{file} cannot be written: {error.strerror or error}.", hint="Choose another file."

@@ -12,25 +12,29 @@ from glm4v_core.errors import ConfigError
 S = TypeVar("S")
 R = TypeVar("R")
 
-IN_FLIGHT = 16
+PAGES_IN_FLIGHT = 16
+"""Pages in work together by default."""
+WORKFLOW_PAGES_IN_FLIGHT = 32
+"""Pages in work together by default in a host's document workflow: while one step of a page waits for the next, other
+pages keep the engine busy."""
 DRAWN_AHEAD = 4
-"""For so many items in work, one more is drawn, so that a place that falls free need not wait for it."""
+"""One item is prefetched per this many running ones, so that a freed slot does not wait for it."""
 FINISHED_AHEAD = 8
 """Results kept behind one slow item, as a multiple of the items in flight."""
 
 
 async def in_order(
-    items: Iterable[S], work: Callable[[S], Coroutine[Any, Any, R]], concurrency: int = IN_FLIGHT
+    items: Iterable[S], work: Callable[[S], Coroutine[Any, Any, R]], concurrency: int = PAGES_IN_FLIGHT
 ) -> AsyncGenerator[R]:
     """Work on up to `concurrency` items at once and yield the results in the order of the items.
 
-    Items are drawn in a thread, since drawing may mean rendering a page, and few of them before there is a place.
+    Items are drawn in a thread, since drawing may mean rendering a page, and only a few ahead of a free slot.
 
     Raises:
         ConfigError: concurrency is less than one.
     """
     if concurrency < 1:
-        raise ConfigError(f"concurrency is {concurrency}; it must be positive.")
+        raise ConfigError(f"concurrency must be at least 1, not {concurrency}.")
     line = _Line(items, work, concurrency)
     drawing = asyncio.create_task(line.draw())
     drawing.add_done_callback(lambda _: line.begun.put_nowait(None))

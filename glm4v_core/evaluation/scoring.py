@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from glm4v_core.concurrency.ordered import IN_FLIGHT, in_order
+from glm4v_core.concurrency.ordered import PAGES_IN_FLIGHT, in_order
 from glm4v_core.errors import Glm4vError, InputError
 from glm4v_core.evaluation.metrics import Pair, Score, Tally, confusion, score_all, score_labels
 from glm4v_core.evaluation.probes import LOWER_IS_BETTER, TASKS, Probe, Prober, Task, shown
@@ -41,7 +41,7 @@ class EvaluationOptions:
     tasks: Sequence[Task] = TASKS
     labels: Sequence[str] = ()
     limit: int | None = None
-    concurrency: int = IN_FLIGHT
+    concurrency: int = PAGES_IN_FLIGHT
     worst: int = 20
     resamples: int = 1000
     seed: int = 0

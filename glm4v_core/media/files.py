@@ -55,6 +55,11 @@ class FileStamp:
         return cls(status.st_size, datetime.fromtimestamp(status.st_mtime, UTC).isoformat(timespec="microseconds"))
 
 
+def absolute_path(path: str | os.PathLike[str]) -> Path:
+    """Write a path so that it is the same whatever folder it is named from; it need not exist, and links stay."""
+    return Path(os.path.normpath(Path(path).absolute()))
+
+
 def find_files(paths: Sequence[Path]) -> Found:
     """List named files as they are, and folders recursively, without hidden files, sorted as people count.
 

@@ -11,7 +11,7 @@ import PIL.Image
 from glm4v_core.errors import ConfigError, ImageError, ImageFormatError
 from glm4v_core.media.decode import FORMATS, check_header, count_frames, decoding, open_image, reduce_to_fit
 from glm4v_core.media.limits import DEFAULT_LIMITS, ImageLimits
-from glm4v_core.media.pixels import read_orientation, to_rgb, turns_itself, upright
+from glm4v_core.media.pixels import encode_png, read_orientation, to_rgb, turns_itself, upright
 from glm4v_core.media.source import EncodedSource, Fetch, read_source
 
 __all__ = [
@@ -103,6 +103,10 @@ class Image:
     @property
     def height(self) -> int:
         return self.pixels.height
+
+    def png(self) -> bytes:
+        """Return the pixels as a PNG file."""
+        return encode_png(self.pixels)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Image):

@@ -128,3 +128,15 @@ def _to_srgb(colour: PIL.Image.Image, profile: object, notes: list[str]) -> PIL.
         notes.append(f"colour profile ignored: {error}")
         return colour.convert("RGB")
     return converted if converted is not None else colour.convert("RGB")
+
+
+def encode_png(pixels: PIL.Image.Image, *, compress_level: int = 6) -> bytes:
+    """Write pixels as a PNG file.
+
+    Args:
+        pixels: to write.
+        compress_level: from 1, the fastest, to 9, the smallest.
+    """
+    file = io.BytesIO()
+    pixels.save(file, "PNG", compress_level=compress_level)
+    return file.getvalue()

@@ -16,9 +16,9 @@ from typing import Annotated, ClassVar, Literal, Unpack
 from pydantic import AfterValidator, PositiveInt
 
 from glm4v_core.bulk.settings import settings_of
-from glm4v_core.concurrency.ordered import IN_FLIGHT, in_order
+from glm4v_core.concurrency.ordered import PAGES_IN_FLIGHT, in_order
 from glm4v_core.concurrency.own_loop import run_in_own_loop
-from glm4v_core.media.files import FileStamp, Paths, find_files, read_pages
+from glm4v_core.media.files import FileStamp, Paths, absolute_path, find_files, read_pages
 from glm4v_core.media.page_options import PageOptions, check_page_options
 from glm4v_core.media.pages import Page
 from glm4v_core.model import Glm4v
@@ -80,7 +80,7 @@ class IngestOptions(Options):
 
     labels: Annotated[Sequence[str], AfterValidator(_checked_labels)] = ()
     language: Language = "en"
-    concurrency: PositiveInt = IN_FLIGHT
+    concurrency: PositiveInt = PAGES_IN_FLIGHT
     keep_pictures: bool = False
 
 
@@ -129,7 +129,7 @@ async def aingest(
     check_page_options(**page_options)
     workflow = document_workflow(options.labels, language=options.language, family=model.info.family)
     reader = _Reader(store, model, workflow, options, page_options)
-    roots = [_absolute(path) for path in ([paths] if isinstance(paths, (str, os.PathLike)) else paths)]
+    roots = [absolute_path(path) for path in ([paths] if isinstance(paths, (str, os.PathLike)) else paths)]
     found = await asyncio.to_thread(find_files, roots)
     outcome = Ingestion(skipped=found.skipped)
     async with aclosing(reader.read(found.files)) as pages:
@@ -145,11 +145,6 @@ def _count(outcome: Ingestion, page: IngestedPage) -> None:
     outcome.kept += page.status == "kept"
     if page.error is not None:
         outcome.failed.append(PageFailure(page.page, page.error))
-
-
-def _absolute(path: str | os.PathLike[str]) -> Path:
-    """Write a path so that it is the same from whatever folder it was named; there is no need for it to exist."""
-    return Path(os.path.normpath(Path(path).absolute()))
 
 
 def _forget_gone(store: PageStore, roots: Sequence[Path], found: Sequence[Path]) -> tuple[str, ...]:

@@ -6,7 +6,6 @@ are kept once, whatever files they are in. Questions are answered while pages co
 
 from __future__ import annotations
 
-import io
 import json
 import os
 from collections.abc import Collection, Sequence
@@ -168,7 +167,7 @@ class PageStore:
             picture: to be kept.
         """
         sha256, text, summary = result.page.sha256, result.text or "", result.summary or ""
-        png = None if picture is None else _png(picture)
+        png = None if picture is None else picture.png()
         row = (sha256, recipe, text, summary, result.label, result.model, json.dumps(result.warnings))
         with self._file.writing() as write:
             write("delete from terms where rowid in (select id from pages where sha256 = ?)", sha256)
@@ -257,9 +256,3 @@ def _sweep(write: Write) -> None:
     write("delete from terms where rowid in (select id from pages where sha256 not in (select sha256 from places))")
     write("delete from pictures where sha256 not in (select sha256 from places)")
     write("delete from pages where sha256 not in (select sha256 from places)")
-
-
-def _png(image: Image) -> bytes:
-    file = io.BytesIO()
-    image.pixels.save(file, "PNG")
-    return file.getvalue()

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Coroutine, Generator, Iterable, Mapp
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
-from glm4v_core.concurrency.ordered import IN_FLIGHT, in_order
+from glm4v_core.concurrency.ordered import PAGES_IN_FLIGHT, in_order
 from glm4v_core.concurrency.own_loop import iterate_in_own_loop
 from glm4v_core.dialect.families import Family
 from glm4v_core.errors import Glm4vError, is_of_one_page
@@ -162,7 +162,7 @@ class Workflow:
         return PageFailure(result.page, Failure.of(error), result if result.steps else None)
 
     def astream(
-        self, model: Answering, pages: Iterable[Page | PageFailure], *, concurrency: int = IN_FLIGHT
+        self, model: Answering, pages: Iterable[Page | PageFailure], *, concurrency: int = PAGES_IN_FLIGHT
     ) -> AsyncGenerator[Outcome]:
         """Run over many pages; they are drawn as there is room, never held all at once."""
 
@@ -172,7 +172,7 @@ class Workflow:
         return in_order(pages, work, concurrency)
 
     def stream(
-        self, model: Answering, pages: Iterable[Page | PageFailure], *, concurrency: int = IN_FLIGHT
+        self, model: Answering, pages: Iterable[Page | PageFailure], *, concurrency: int = PAGES_IN_FLIGHT
     ) -> Generator[Outcome]:
         """Blocking version of `astream`; the steps run in a thread and an event loop of their own."""
         return iterate_in_own_loop(self.astream(model, pages, concurrency=concurrency))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 import json
 import math
 from collections.abc import Iterator, Sequence
@@ -17,6 +16,7 @@ from glm4v_core.dialect.families import Family
 from glm4v_core.dialect.resize import visual_size, visual_tokens
 from glm4v_core.errors import UnsupportedError
 from glm4v_core.media.image import Image
+from glm4v_core.media.pixels import encode_png
 from glm4v_core.types import Request
 
 WireDict = dict[str, Any]
@@ -78,9 +78,8 @@ def _content(content: str | list[TemplateDict], images: Iterator[WireDict]) -> s
 
 
 def _image_item(image: Image, family: Family, max_image_tokens: int | None) -> WireDict:
-    file = io.BytesIO()
-    _fitted(image, family, max_image_tokens).save(file, "PNG", compress_level=1)
-    uri = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+    png = encode_png(_fitted(image, family, max_image_tokens), compress_level=1)
+    uri = f"data:image/png;base64,{base64.b64encode(png).decode()}"
     return {"type": "image_url", "image_url": {"url": uri}}
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import PIL.Image
 import pytest
 
-from glm4v_core.media.files import FileStamp, find_files, read_pages
+from glm4v_core.media.files import FileStamp, absolute_path, find_files, read_pages
 from glm4v_core.media.pages import Page
 from glm4v_core.tasks.workflow import PageFailure
 
@@ -114,3 +114,11 @@ def test_options_reach_the_reader(folder: Path) -> None:
     (failure,) = read_pages([folder / "two.tiff"], {"max_pages": 1})
     assert isinstance(failure, PageFailure)
     assert failure.error.code == "page_limit"
+
+
+def test_an_absolute_path_is_the_same_from_every_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    wanted = tmp_path / "scans" / "a.png"
+    assert {
+        absolute_path(path) for path in ("scans/a.png", "./scans//b/../a.png", wanted, f"{tmp_path}/scans/a.png")
+    } == {wanted}

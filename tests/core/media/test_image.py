@@ -251,3 +251,9 @@ class TestUrl:
     @pytest.mark.parametrize("url", ["data:;base64,AAAA", "DATA:,x", "https://host/a.png"])
     def test_a_url_passes_as_it_is(self, url: str) -> None:
         assert check_url(url) == url
+
+
+def test_an_image_written_as_png_is_the_same_image() -> None:
+    image = Image.load(PIL.Image.linear_gradient("L").resize((40, 60)))
+    assert image.png().startswith(b"\x89PNG")
+    assert Image.load(image.png()) == image
