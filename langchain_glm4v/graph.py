@@ -44,7 +44,7 @@ _FAILURE = TypeAdapter(PageFailure)
 
 
 class PageTask(TypedDict):
-    """Where a page is to be found; number 0 stands for a document that cannot be opened."""
+    """Where a page is to be found; number 0 is a document that cannot be opened."""
 
     path: str
     number: int

@@ -134,7 +134,7 @@ def _read(step: Step[T], message: AIMessage) -> StepAnswer[T]:
 
 
 def _unpack(state: State) -> State:
-    """Put values where answers stand; parts that were replaced return plain values."""
+    """Replace answers by their values; custom parts return plain values already."""
     answers = {key: answer for key, answer in state.items() if isinstance(answer, StepAnswer)}
     completions = {answer.name: answer.completion for answer in answers.values()}
     values = {key: answer.value for key, answer in answers.items()}

@@ -44,7 +44,7 @@ class PageRetriever(BaseRetriever):
     """Finds pages of a store by the words of a question, best match first, as nodes with text.
 
     The metadata of a node is `source`, `page` (from 0), `total_pages`, `sha256`, `summary`, `model`, and `label` where
-    there is one. Of a page that stands in several files it names the first; `store.get` knows all.
+    there is one. For a page that is in several files it names the first; `store.get` lists all.
 
     Where pages are to be found by other words than those of the question, `custom_embedding_strs` of a `QueryBundle`
     has them.
@@ -70,7 +70,7 @@ class PageRetriever(BaseRetriever):
             ConfigError: k is less than one.
         """
         if k < 1:
-            raise ConfigError(f"k is {k}; it must be positive.")
+            raise ConfigError(f"k must be at least 1, not {k}.")
         super().__init__(**kwargs)
         self.store = store
         self._k, self._pictures = k, pictures
@@ -181,7 +181,7 @@ class PageQueryEngine(BaseQueryEngine):
         return NodeWithScore(node=node, score=found.score)
 
     def _picture(self, found: NodeWithScore) -> Image | None:
-        """Open the picture of an answer that was read from text; the answer stands without it, too."""
+        """Open the picture of an answer that was read from text; the answer is valid without it."""
         try:
             return self._open(found, "image").image
         except (ImageError, PageError) as error:

@@ -71,7 +71,7 @@ class PagesFound(Event):
 
 
 class PageTask(Event):
-    """Where a page is to be found; number 0 stands for a document that cannot be opened."""
+    """Where a page is to be found; number 0 is a document that cannot be opened."""
 
     index: int
     path: str
@@ -151,7 +151,7 @@ class DocumentWorkflow(Workflow):
         """
         super().__init__(timeout=timeout, **options)
         if not 1 <= concurrency <= _MOST:
-            raise ConfigError(f"concurrency is {concurrency}; it must be from 1 to {_MOST}.")
+            raise ConfigError(f"concurrency must be from 1 to {_MOST}, not {concurrency}.")
         self._options = PageOptions(max_image_tokens=llm.max_image_tokens)
         self._options.update(page_options or {})
         check_page_options(**self._options)

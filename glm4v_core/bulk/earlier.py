@@ -1,7 +1,7 @@
-"""Going on with a run that was broken off: what is done is kept, what failed or is missing is asked.
+"""Resuming an interrupted run: rows of finished pages are kept, failed and missing pages are asked again.
 
-A run that goes on writes results.jsonl anew, in the order of its pages, while the rows of earlier runs lie beside it in
-results.earlier.jsonl. So whenever it is killed, the two files hold every row there ever was.
+A resumed run writes results.jsonl again, in the order of its pages, while the rows of earlier runs are kept beside it
+in results.earlier.jsonl. Whenever it is killed, the two files together hold every row.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from glm4v_core.media.pages import Page
 from glm4v_core.tasks.workflow import PageFailure
 
 Places = dict[str, dict[int, tuple[Path, int]]]
-"""Absolute path of a source -> page number -> the file that holds its row, and where the row begins."""
+"""Absolute path of a source -> page number -> the file that holds its row, and the byte offset of the row."""
 
 _NEEDED = frozenset({"source", "page", "pages", "status", "sha256", "bytes", "modified", "warnings", "error"})
 
@@ -34,7 +34,7 @@ class NewPage:
 
 @dataclass(frozen=True, slots=True)
 class KeptPage:
-    """A page that an earlier run did; `page` is None when its file did not have to be opened."""
+    """A page that an earlier run finished; `page` is None when its file did not have to be opened."""
 
     row: Row
     page: Page | None = None
@@ -44,7 +44,7 @@ PageTask = NewPage | KeptPage
 
 
 class Earlier:
-    """The rows of earlier runs. Only their places are held in memory; they are read as they are needed."""
+    """The rows of earlier runs. Memory holds only where each row is; rows are read when they are needed."""
 
     def __init__(self, folder: Path, places: Places | None = None) -> None:
         self._path = folder / EARLIER
@@ -69,10 +69,10 @@ class Earlier:
                 yield from (row for row in _rows_at(pages.values()) if row["status"] == "ok")
 
     def check_overlap(self, files: Iterable[Path]) -> None:
-        """Refuse to go on with entirely other files.
+        """Refuse to resume with entirely different files.
 
         Raises:
-            ConfigError: no row is about one of these files, which happens when paths are written in another way.
+            ConfigError: no row belongs to any of these files, as when the same paths are named differently.
         """
         if self._places and self._places.keys().isdisjoint(map(_key, files)):
             raise ConfigError(
@@ -81,7 +81,7 @@ class Earlier:
             )
 
     def set_aside(self) -> None:
-        """Bring the rows together in a file of their own, so that results.jsonl may be written anew."""
+        """Copy all rows into results.earlier.jsonl, so that results.jsonl can be written again."""
         if not self._places:
             self.discard()
             return
@@ -95,7 +95,7 @@ class Earlier:
             fresh.replace(self._path)
 
     def replaced(self, row: Row) -> None:
-        """Take note that the results now hold this row. Rows come in the order of the sources."""
+        """Note that the results now hold this row. Rows come in the order of the sources."""
         source = _key(row["source"])
         if source != self._source:
             self._passed.add(self._source)
@@ -103,7 +103,7 @@ class Earlier:
         self._numbers.add(row["page"])
 
     def unreached(self) -> Iterator[Row]:
-        """Yield the rows of pages that the run did not come to."""
+        """Yield earlier rows of pages that this run has not reached."""
         for source, pages in self._places.items():
             numbers = self._numbers if source == self._source else ()
             if source not in self._passed:
@@ -119,7 +119,7 @@ def gather(folder: Path) -> Earlier:
     """Find the last row of every page; nothing is changed yet.
 
     Raises:
-        ConfigError: something in the files is no row. A last line without its end is none and counts as missing.
+        ConfigError: a line is not a row of results. A last line without a line break was cut off and counts as missing.
     """
     places: Places = {}
     for path in (folder / EARLIER, folder / JSONL):
@@ -131,10 +131,10 @@ def gather(folder: Path) -> Earlier:
 def page_tasks(
     files: Sequence[Path], options: PageOptions, earlier: Earlier, *, unopened: Callable[[], bool]
 ) -> Iterator[PageTask]:
-    """Yield every page of the files in order, then what is done of other files.
+    """Yield every page of the files in order, then the finished rows of other files.
 
-    A row is kept when the page's pixels are the same. As long as `unopened` says so, a file whose size and time of
-    change are the same is not even opened when all its pages are done.
+    A row is kept when the page's pixels are the same. While `unopened` returns True, a file with an equal stamp whose
+    pages are all done is not even opened.
     """
     for file in files:
         done, stamp = earlier.done(file), FileStamp.of(file)
@@ -147,7 +147,7 @@ def page_tasks(
 
 
 def _is_whole(done: Mapping[int, Row], stamp: FileStamp, options: PageOptions) -> bool:
-    """Tell whether nothing is left to do on a file that did not change."""
+    """Return whether an unchanged file has all its pages done."""
     same = [row for row in done.values() if (row["bytes"], row["modified"]) == (stamp.bytes, stamp.modified)]
     return bool(same) and len(same) == pages_wanted(same[0]["pages"], options)
 
@@ -161,7 +161,7 @@ def _task(page: Page | PageFailure, stamp: FileStamp, done: Mapping[int, Row]) -
 
 
 def _pages_in(path: Path) -> Iterator[tuple[str, int, int]]:
-    """Yield source and page number of every row in a file, with the place where the row begins."""
+    """Yield source, page number and byte offset of every row in a file."""
     if not path.exists():
         return
     place = 0
@@ -179,8 +179,8 @@ def _page_of(line: bytes, name: str) -> tuple[str, int]:
             raise ValueError(f"it lacks {', '.join(sorted(missing))}")
         return _key(row["source"]), int(row["page"])
     except (ValueError, AttributeError, TypeError) as error:
-        hint = "Choose another --out, or pass --overwrite to begin anew."
-        raise ConfigError(f"{name} is no row of results: {error}.", hint=hint) from error
+        hint = "Choose another --out, or pass --overwrite to start again."
+        raise ConfigError(f"{name} is not a row of results: {error}.", hint=hint) from error
 
 
 def _rows_at(places: Iterable[tuple[Path, int]]) -> Iterator[Row]:

@@ -1,4 +1,4 @@
-"""report.html: every page with its picture and what was found on it, in one file that loads nothing else."""
+"""report.html: every page with its picture and results, in one file that loads nothing else."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from glm4v_core.tasks.workflow import Column
 
 REPORT = "report.html"
 MOST_PICTURES = 500
-"""Beyond these, pages stay out of the report, so that a browser can open it; failures are all in it."""
+"""Further successful pages are left out, so that a browser can open the report; failures are always in it."""
 
 WORDS: Mapping[Language, Mapping[str, str]] = {
     "en": {
@@ -45,7 +45,7 @@ WORDS: Mapping[Language, Mapping[str, str]] = {
 
 
 class ReportWriter:
-    """Writes the report while the run goes on; the totals come last and are shown first."""
+    """Writes the report row by row; the totals are written last and shown first."""
 
     def __init__(
         self, folder: Path, columns: Sequence[Column], language: Language, *, most_pictures: int = MOST_PICTURES
@@ -65,7 +65,7 @@ class ReportWriter:
 
     @property
     def is_full(self) -> bool:
-        """Whether pictures of further pages would be left out."""
+        """Whether further successful pages would be left out."""
         return self._pictures >= self._most_pictures
 
     def write(self, row: Row, picture: str | None) -> None:

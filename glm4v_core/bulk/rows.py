@@ -1,4 +1,4 @@
-"""Result files of a run: results.jsonl while it goes, results.json and results.csv from it."""
+"""Result files of a run: results.jsonl is written row by row, results.json and results.csv are made from it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ JSONL, JSON, CSV = "results.jsonl", "results.json", "results.csv"
 EARLIER = "results.earlier.jsonl"
 """The rows of earlier runs, while a run goes on with them; see `resume`."""
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "＝", "＋", "－", "＠")
-"""With these a spreadsheet begins to calculate; the full-width ones do so in Chinese and Japanese versions."""
+"""A spreadsheet takes text that starts with one of these for a formula; the full-width ones in Chinese and Japanese."""
 _NESTED = ("error", "steps", "fields", "warnings", "notes")
 
 
@@ -57,12 +57,12 @@ def prepare_folder(folder: Path, *, overwrite: bool = False, resume: bool = Fals
     """Create the folder, unless it holds the results of an earlier run.
 
     Args:
-        folder: where the results shall be.
-        overwrite: earlier results may be there; they stay until the first file is written.
-        resume: earlier results may be there.
+        folder: for the results.
+        overwrite: replace earlier results, which stay until the first file is written.
+        resume: continue earlier results.
 
     Raises:
-        ConfigError: results are there and may not be, or nothing can be written there.
+        ConfigError: the folder holds results and neither flag is set, or it cannot be written to.
     """
     if overwrite and resume:
         raise ConfigError("--overwrite and --resume contradict each other.", hint="Pass the one that you mean.")
@@ -79,7 +79,7 @@ def prepare_folder(folder: Path, *, overwrite: bool = False, resume: bool = Fals
 
 @contextmanager
 def writing(path: Path, what: str = "written") -> Iterator[None]:
-    """Raise a ConfigError for what the system has against writing here."""
+    """Turn an OSError while writing `path` into a ConfigError."""
     try:
         yield
     except OSError as error:
@@ -88,13 +88,13 @@ def writing(path: Path, what: str = "written") -> Iterator[None]:
 
 
 def open_text(path: Path, encoding: str = "utf-8", newline: str = "\n") -> TextIO:
-    """Open a file for writing. Bytes of a file name that are no UTF-8 are escaped as JSON does it."""
+    """Open a file for writing. Bytes of a file name that are not UTF-8 are escaped as in JSON."""
     with writing(path):
         return path.open("w", encoding=encoding, errors="backslashreplace", newline=newline)
 
 
 class RowWriter:
-    """Appends rows to results.jsonl, each line written at once, so that a broken-off run leaves a valid file."""
+    """Appends rows to results.jsonl. Each line is flushed, so that an interrupted run leaves a valid file."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / JSONL

@@ -1,4 +1,4 @@
-"""settings.json: what the results of a folder were made with, so that only the same is added to them."""
+"""settings.json: the settings of the results in a folder, so that a resumed run uses the same ones."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from glm4v_core.tasks.workflow import Workflow
 
 SETTINGS = "settings.json"
 Settings = Mapping[str, Mapping[str, Any]]
-"""By section. Only what changes results is in it: neither engine nor concurrency, no password."""
+"""By section. Only what changes results: not the engine, the concurrency or a password."""
 
 _SHOWN = 300
 """Most characters of a value in a message."""
 
 
 def settings_of(workflow: Workflow, options: PageOptions) -> Settings:
-    """Gather the questions and how pages are drawn, in the form in which they are read back."""
+    """Gather the prompts, constraints and page options, as they look when read back from JSON."""
     steps: dict[str, Any] = {}
     for column, step in workflow.steps.items():
         steps |= {f"{column}.prompt": step.prompt, f"{column}.constraint": step.constraint and asdict(step.constraint)}
@@ -35,7 +35,7 @@ def check_settings(folder: Path, settings: Settings) -> None:
     """Compare the sections of `settings` with those of the earlier run.
 
     Raises:
-        ConfigError: they differ, or are not known.
+        ConfigError: they differ, or the earlier ones cannot be read.
     """
     path = folder / SETTINGS
     try:
@@ -44,12 +44,12 @@ def check_settings(folder: Path, settings: Settings) -> None:
     except (OSError, ValueError, AttributeError) as error:
         raise ConfigError(
             f"{path}, which says how the results were made, cannot be read: {error}.",
-            hint="Choose another --out, or pass --overwrite to begin anew.",
+            hint="Choose another --out, or pass --overwrite to start again.",
         ) from error
     if differences:
         raise ConfigError(
             f"The results in {folder} were made with other settings. {' '.join(differences)}",
-            hint="Use the same settings, choose another --out, or pass --overwrite to begin anew.",
+            hint="Use the same settings, choose another --out, or pass --overwrite to start again.",
         )
 
 

@@ -75,7 +75,7 @@ def answer_question(
     as_json: bool,
     page_options: PageOptions,
 ) -> int:
-    """Print the answer and where it stands; the model is loaded only when there is a page to ask.
+    """Print the answer and its source; the model is loaded only when there is a page to ask.
 
     Args:
         question: of the user.
@@ -218,5 +218,5 @@ def _print_answer(answer: SourcedAnswer, picture: Path | None) -> None:
 
 
 def _escaped(text: str, style: str = "") -> Text:
-    """Escape what a terminal cannot show: bytes of a file name that are no UTF-8."""
+    """Escape what a terminal cannot show: bytes of a file name that are not UTF-8."""
     return Text(text.encode("utf-8", "backslashreplace").decode("utf-8"), style)

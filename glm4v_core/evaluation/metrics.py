@@ -110,7 +110,7 @@ def macro_f1(pairs: Sequence[Pair], weights: Floats | None = None) -> float:
 
 
 def score_all(pages: Sequence[Mapping[str, Tally]], *, resamples: int, seed: int) -> Mapping[str, Score]:
-    """Sum each measure over the pages; resample whole pages for the intervals. What nobody was asked stays out."""
+    """Sum each measure over the pages; resample whole pages for the intervals. Measures without data are omitted."""
     names = list(dict.fromkeys(name for page in pages for name in page))
     table = np.array([[page.get(name, (0.0, 0.0)) for name in names] for page in pages]).reshape(-1, len(names), 2)
     sums = table.sum(axis=0)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 EVALUATION, ANSWERS, WORST = "evaluation.json", "answers.jsonl", "worst.html"
 LONGEST_COMPARED = 4000
-"""Characters of an answer in which differences are marked; beyond, the search for them takes too long."""
+"""Differences are marked in answers of at most this many characters; finding them in longer ones takes too long."""
 
 
 def as_json(evaluation: Evaluation) -> dict[str, Any]:
@@ -53,7 +53,7 @@ def score_table(evaluation: Evaluation) -> Table:
 
 
 def confusion_table(evaluation: Evaluation) -> Table:
-    """Lay out which labels were taken for which."""
+    """Lay out how often each true label got each answer."""
     from rich.table import Table
 
     answers = _answered(evaluation)

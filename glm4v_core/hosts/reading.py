@@ -43,7 +43,7 @@ class PageText(Generic[O]):
     """What was read on a page.
 
     Attributes:
-        origin: the caller's own, from which the page came.
+        origin: caller-supplied value that identifies where the page came from.
         text: empty where reading failed and the policy is "record".
         facts: about the picture and the answer, or about the error; see `read_texts`.
     """
@@ -59,7 +59,7 @@ def open_pages(source: ImageSource, name: str, options: PageOptions) -> Iterator
 
     Args:
         source: as for `load_pages`.
-        name: that the pages shall go by.
+        name: used as the source of the pages.
         options: of `load_pages`.
     """
     try:

@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What lies under some paths.
+    """The files below some paths.
 
     Attributes:
         skipped: files in folders that are neither pictures nor PDF.
@@ -37,10 +37,10 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class FileStamp:
-    """By what a file is taken to be unchanged without opening it.
+    """Size and modification time of a file; a file with an equal stamp counts as unchanged and is not opened.
 
     Attributes:
-        modified: ISO time; empty when there is no such file, or none that may be looked at.
+        modified: ISO time; empty when the file does not exist or cannot be looked at.
     """
 
     bytes: int = 0
@@ -61,9 +61,9 @@ def absolute_path(path: str | os.PathLike[str]) -> Path:
 
 
 def find_files(paths: Sequence[Path]) -> Found:
-    """List named files as they are, and folders recursively, without hidden files, sorted as people count.
+    """List named files as they are, and folders recursively, without hidden files, in natural order (2 before 10).
 
-    A path that does not exist and a folder that cannot be listed stay in the list, to fail as pages of their own.
+    A path that does not exist and a folder that cannot be listed stay in the list; reading them fails.
     """
     files: list[Path] = []
     skipped: list[Path] = []
@@ -78,7 +78,7 @@ def find_files(paths: Sequence[Path]) -> Found:
 
 
 def find_scans(paths: Paths) -> tuple[Path, ...]:
-    """List files as they are, and pictures and PDFs in folders; a warning in the log names what else these hold."""
+    """List named files, and the pictures and PDFs in folders; a warning in the log names the other files in them."""
     found = find_files([Path(path) for path in ([paths] if isinstance(paths, (str, os.PathLike)) else paths)])
     if found.skipped:
         names = ", ".join(map(str, found.skipped[:_NAMED])) + (", ..." if len(found.skipped) > _NAMED else "")
@@ -87,7 +87,7 @@ def find_scans(paths: Paths) -> tuple[Path, ...]:
 
 
 def read_pages(files: Sequence[Path], options: PageOptions) -> Iterator[Page | PageFailure]:
-    """Open one file after the other, each when its first page is wanted."""
+    """Yield the pages of all files, each file opened when its first page is asked for."""
     for file in files:
         try:
             for page in load_pages(file, errors="yield", **options):
@@ -109,7 +109,7 @@ def _failure(page: FailedPage) -> PageFailure:
 def _is_folder(path: Path) -> bool:
     try:
         return path.is_dir()
-    except OSError:  # not to be looked at, or no possible name
+    except OSError:  # access is denied, or the name is impossible
         return False
 
 

@@ -82,7 +82,7 @@ class Image:
             source: path, bytes, data URI, binary file object or PIL image. The content, not the name, tells whether
                 it is JPEG, PNG, WebP, GIF, BMP or TIFF.
             frame: which frame of an animation or multi-page TIFF, from 0. `load_pages` reads them all.
-                A PIL image is taken at the frame it stands on.
+                Of a PIL image, the current frame is taken.
             limits: caps that are held against the header.
             root: refuse paths that lead outside this folder, links included.
             fetch: reads an http, https or ftp URL; without it URLs are refused. File URLs always are.
@@ -141,7 +141,7 @@ def _from_pillow(image: PIL.Image.Image, frame: int, limits: ImageLimits, max_to
         )
     current = image.tell()
     if frame not in (0, current):
-        raise ImageError(f"{name} stands on frame {current}, not {frame}.", hint="Call image.seek(frame) first.")
+        raise ImageError(f"{name} is at frame {current}, not {frame}.", hint="Call image.seek(frame) first.")
     with decoding(name):
         check_header(image, limits, name)
     provenance = Provenance(name, image.format or "", image.size, current, max(count_frames(image), current + 1))
@@ -176,4 +176,4 @@ def _digest(pixels: PIL.Image.Image) -> str:
 def check_max_tokens(max_tokens: int | None) -> None:
     """Refuse a token budget that no image can meet."""
     if max_tokens is not None and max_tokens < 1:
-        raise ConfigError(f"max_image_tokens is {max_tokens}, but an image takes at least one token.")
+        raise ConfigError(f"max_image_tokens must be at least 1, not {max_tokens}.")

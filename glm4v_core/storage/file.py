@@ -52,7 +52,7 @@ class StoreFile:
         """Open the file, or make it.
 
         Raises:
-            ConfigError: something else stands there, or nothing can be written there.
+            ConfigError: the file is not a page store, or cannot be written.
             UnsupportedError: this Python's SQLite has no full-text search.
         """
         self._path = path
@@ -114,7 +114,7 @@ class StoreFile:
                 write(f"pragma user_version = {_VERSION}")
             elif marks != [_APPLICATION, _VERSION]:
                 raise ConfigError(
-                    f"{self._path} is no page store of this version.", hint="Choose another file, and index again."
+                    f"{self._path} is not a page store of this version.", hint="Choose another file, and index again."
                 )
 
     def _pragma(self, name: str) -> Any:
@@ -133,7 +133,7 @@ class StoreFile:
 
 
 def _bound(value: Any) -> Any:
-    """Give SQLite the bytes of a file name that is no UTF-8, which it does not take as text."""
+    """Give SQLite the bytes of a file name that is not UTF-8, which it does not accept as text."""
     try:
         if isinstance(value, str):
             value.encode()

@@ -1,4 +1,4 @@
-"""What a page store gives back: pages as they were read, with the places where they stand."""
+"""What a page store returns: pages as they were read, with the files and page numbers where they are found."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a page stands; `number` counts from 1."""
+    """File and page number of a page; `number` counts from 1."""
 
     source: str
     number: int

@@ -1,7 +1,7 @@
-"""Pages by content hash with their text, summary and label, where they stand, and a lexical index over them.
+"""Pages by content hash, with text, summary, label and places, and a lexical index over them.
 
 A page is complete or absent: each is written in one transaction, together with its entry in the index. Equal pages
-are kept once, whatever files they are in. Questions are answered while pages come in.
+are kept once, whatever files they are in. Searching works while pages are being added.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from glm4v_core.tasks.workflow import DocumentResult, Failure, PageFailure, Page
 
 PAGES_FOUND = 3
 _KEPT_OPTIONS = ("dpi", "frames", "max_pages", "max_image_tokens")
-"""How a file was opened; a password and limits are the caller's to give again."""
+"""Options that are kept with a file; the caller gives a password and limits again."""
 _FORGET_FILE = (
     "delete from places where source = ?",
     "delete from files where source = ?",
@@ -45,7 +45,7 @@ class PageStore:
             create: make it where there is none.
 
         Raises:
-            ConfigError: there is none, or something else stands there.
+            ConfigError: there is none, or the file is not a page store.
             UnsupportedError: this Python's SQLite has no full-text search.
         """
         self.path = Path(path)
@@ -101,7 +101,7 @@ class PageStore:
             ConfigError: k is less than one.
         """
         if k < 1:
-            raise ConfigError(f"k is {k}; it must be positive.")
+            raise ConfigError(f"k must be at least 1, not {k}.")
         match = _match(query_terms(question))
         if not match:
             return ()
@@ -158,7 +158,7 @@ class PageStore:
             write("insert or replace into files values (?, 0, '', ?, '')", source, json.dumps(values))
 
     def put(self, result: DocumentResult, source: str, recipe: str, picture: Image | None = None) -> None:
-        """Write what was read on a page, over what was known of it, and that it stands here.
+        """Insert or replace a page's text and index entry, and record that `source` contains it.
 
         Args:
             result: with text and summary.
@@ -180,7 +180,7 @@ class PageStore:
             _place(write, result.page, source)
 
     def place(self, page: PageInfo, source: str, recipe: str) -> bool:
-        """Write that a page stands here too, if it was read by this recipe; else tell that it was not."""
+        """Record that `source` contains a page that was already read by this recipe; return False if it was not."""
         with self._file.writing() as write:
             known = self._file.rows("select 1 from pages where sha256 = ? and recipe = ?", page.sha256, recipe)
             if known:
@@ -190,7 +190,7 @@ class PageStore:
     def finish(
         self, source: str, numbers: Collection[int], failures: Sequence[PageFailure], stamp: FileStamp, recipe: str
     ) -> None:
-        """Forget the pages that a file has no more; one without failures need not be opened again until it changes.
+        """Mark a file as ingested and drop pages it no longer has; without failures it is skipped until it changes.
 
         Args:
             source: of the file.
@@ -218,7 +218,7 @@ class PageStore:
         return tuple(os.fsdecode(source) for (source,) in self._file.rows("select source from files order by source"))
 
     def forget(self, sources: Collection[str]) -> None:
-        """Remove files, and the pages that stand nowhere else."""
+        """Remove files, and the pages that are in no other file."""
         with self._file.writing() as write:
             for source in sources:
                 for statement in _FORGET_FILE:
@@ -252,7 +252,7 @@ def _place(write: Write, page: PageInfo, source: str) -> None:
 
 
 def _sweep(write: Write) -> None:
-    """Remove the pages that stand nowhere."""
+    """Remove the pages that are in no file."""
     write("delete from terms where rowid in (select id from pages where sha256 not in (select sha256 from places))")
     write("delete from pictures where sha256 not in (select sha256 from places)")
     write("delete from pages where sha256 not in (select sha256 from places)")

@@ -24,7 +24,7 @@ Column = Literal["text", "summary", "label", "caption", "fields", "answer"]
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why there is no result; never text of the model."""
+    """Why there is no result; never the model's text."""
 
     code: str
     message: str
@@ -40,7 +40,7 @@ class PageInfo:
     """Which page a result is about.
 
     Attributes:
-        number: counts from 1; 0 stands for the whole source, when it could not be opened.
+        number: counts from 1; 0 is the whole source, when it could not be opened.
         sha256: over mode, size and pixels, so equal pages are known again under any name.
         size: width and height in pixels before orientation and scaling.
         notes: what the image gate had to do, such as leaving out further frames.

@@ -86,7 +86,7 @@ def test_settings_of_the_retriever_are_checked(store: PageStore) -> None:
     for wrong in ({"k": 0}, {"top_k": 3}):
         with pytest.raises(ValidationError):
             PageRetriever(store=store, **wrong)
-    with pytest.raises(ConfigError, match="k is 0"):
+    with pytest.raises(ConfigError, match="k must be at least 1, not 0"):
         PageRetriever(store=store).invoke("Oslo", k=0)
 
 

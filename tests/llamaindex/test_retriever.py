@@ -73,7 +73,7 @@ class TestRetriever:
         assert not isinstance(node.node, ImageDocument)
 
     def test_settings_are_checked(self, store: PageStore) -> None:
-        with pytest.raises(ConfigError, match="k is 0"):
+        with pytest.raises(ConfigError, match="k must be at least 1, not 0"):
             PageRetriever(store, k=0)
 
     @pytest.mark.parametrize("pictures", [False, True])

@@ -18,7 +18,7 @@ from glm4v_core.errors import ConfigError, ModelNotFoundError, ServerError, Unsu
 
 _OLDEST = "0.32"
 NO_KEY = "none"
-"""What stands where a key would: the client sends no request without one, servers without keys ignore it."""
+"""Sent instead of a key: the client sends no request without one, and servers without keys ignore it."""
 
 _log = logging.getLogger(__name__)
 

@@ -51,15 +51,15 @@ class ServerOptions(RepetitionOptions):
         headers: sent with every request; their values are treated as secrets.
         verify: whether certificates are checked, or the path of a bundle of authorities to check them against.
         retries: attempts after the first, on 408, 409, 429, 5xx and lost connections, before an answer has begun.
-        deadline: seconds for one request with all its attempts; None waits for ever.
+        deadline: seconds for one request with all its attempts; None waits forever.
         connect_timeout: seconds for one connection.
-        api: which fields the server knows: `vllm` is OpenAI's and vLLM's, `openai` is OpenAI's alone, where what
-            cannot be said raises. `auto` is vllm where the list of models says that it comes from vLLM.
-        grammars: whether constraints and tools go as grammars over the whole turn, thought included. They mean what
-            they mean on the other engines and need no parser on the server; but only a vLLM that was started with
+        api: which fields the server knows: `vllm` is OpenAI's and vLLM's, `openai` is OpenAI's alone, where a request
+            that needs more raises. `auto` is vllm where the list of models says that it comes from vLLM.
+        grammars: whether constraints and tools are sent as grammars over the whole turn, reasoning included. They then
+            work as on the other engines and need no parser on the server; but only a vLLM that was started with
             `--structured-outputs-config.backend guidance` takes them, since one backend serves all its requests.
-            Otherwise they go by the fields that vLLM has for each kind.
-        family: a name from `FAMILIES`, where the served model's name does not tell it.
+            Otherwise they are sent in the fields that vLLM has for each kind.
+        family: a name from `FAMILIES`, if the served model's name does not tell it.
         context: tokens that a prompt and its completion may hold; None is what the server says, or the family's.
         max_image_tokens: visual tokens one image may take; larger images are scaled down before they are sent.
         mm_processor_kwargs: for vLLM's image processor; a server takes it only with --trust-request-mm-kwargs.
@@ -104,7 +104,7 @@ class ServerOptions(RepetitionOptions):
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """What must never be shown."""
+        """Values that must never be shown: the key and the headers."""
         key = self.api_key.get_secret_value() if self.api_key else ""
         return tuple(filter(None, (key, *(value.get_secret_value() for value in self.headers.values()))))
 

@@ -107,7 +107,7 @@ class RequestWriter:
         return _own_field(request.constraint) | self._parsed_thought(request)
 
     def _parsed_thought(self, request: Request) -> WireDict:
-        """Make a server refuse that would bind the thought too.
+        """Make a server without a reasoning parser reject the request, since it would constrain the reasoning as well.
 
         It takes a budget, here one that is never reached, only with the reasoning parser that tells it where the
         answer begins.
@@ -135,7 +135,7 @@ class RequestWriter:
             "thinking=False": dialect.think is not None and not thinking,
             "thinking_budget": thinking and request.thinking_budget is not None,
             "mm_processor_kwargs": bool(self.options.mm_processor_kwargs),
-            "a constraint that is no JSON schema": isinstance(request.constraint, Choices | Regex),
+            "a constraint that is not a JSON schema": isinstance(request.constraint, Choices | Regex),
             "tool_choice": request.tool_choice not in ("auto", "none") and "tools" not in body,
         }
         for name, wanted in beyond.items():

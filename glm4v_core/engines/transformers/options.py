@@ -15,7 +15,7 @@ class TransformersOptions(RepetitionOptions):
     Attributes:
         device: a torch device such as `cpu` or `cuda:1`; `auto` takes the first accelerator.
         dtype: `auto` is float32 on a CPU and bfloat16 elsewhere. float16 is refused: this family overflows in it.
-        slots: requests decoded together; more wait in line.
+        slots: requests decoded together; further ones wait.
         cache_bytes: bound on the memory that holds image features and prompt prefixes for reuse; 0 turns reuse off.
             None is 1 GiB on a CPU and a tenth of an accelerator's memory.
         context: tokens that a prompt and its completion may hold together; None is the checkpoint's own limit.

@@ -200,7 +200,7 @@ class _Running:
             # It would log the end of vLLM's processes as a failure.
             self.llm.output_handler.cancel()
         await asyncio.to_thread(self.llm.shutdown)
-        # It would also have told those who came in the meantime.
+        # The cancelled handler would have failed requests that arrived meanwhile; do it here.
         self.llm.output_processor.propagate_error(VllmDeadError())
         self._threads.shutdown(wait=False, cancel_futures=True)
 

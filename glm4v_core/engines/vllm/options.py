@@ -31,22 +31,22 @@ class VllmOptions(RepetitionOptions):
         cpu_offload_gb: weights kept in the computer's own memory; slow.
         tensor_parallel_size: devices that share each layer. The 12 heads of the vision encoder must be divisible by it,
             unless mm_encoder_tp_mode is `data`: then each device encodes images of its own.
-        pipeline_parallel_size: groups of devices that share the layers.
+        pipeline_parallel_size: groups of devices, each with a part of the layers.
         data_parallel_size: copies of the model, each with its own devices.
-        enable_expert_parallel: spread the experts of the mixture models over devices instead of cutting them.
-        max_num_seqs: requests decoded together; more wait in line.
+        enable_expert_parallel: spread the experts of mixture models over devices instead of splitting each.
+        max_num_seqs: requests decoded together; further ones wait.
         max_num_batched_tokens: tokens read in one step; more lets several large images in at once.
-        mm_processor_cache_gb: memory for pages that were prepared already.
-        enable_prefix_caching: reuse keys and values of prompts that begin alike.
-        enforce_eager: do not capture CUDA graphs: a faster start, and several times slower answers.
+        mm_processor_cache_gb: memory for pages that are already prepared.
+        enable_prefix_caching: reuse keys and values of equal prompt prefixes.
+        enforce_eager: do not capture CUDA graphs: a faster start, but answers several times slower.
         enable_sleep_mode: allow `VllmEngine.sleep` and `wake_up`; needs a GPU.
         lora: folder of an adapter that every request uses; its rank is read from its configuration.
         max_lora_rank: room for adapters of this rank.
-        seed: of draws for which a request gives none.
+        seed: for sampling when a request has none.
         revision: branch, tag or commit of a hub id; None is the default branch.
         trust_remote_code: let a legacy checkpoint run its own tokenizer code. `revision` must name the commit.
-        check_memory: refuse before loading what cannot fit into the device's memory.
-        stats: keep vLLM's metrics; they are registered with prometheus_client, and tell how long requests waited.
+        check_memory: refuse, before loading, a model that cannot fit into the device's memory.
+        stats: keep vLLM's metrics; they are registered with prometheus_client and include queue times.
         progress: let vLLM draw its progress bars while it reads the weights.
     """
 

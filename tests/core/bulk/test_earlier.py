@@ -291,6 +291,6 @@ class TestSettings:
         runs()
         with (runs.out / "results.jsonl").open("a") as file:
             file.write(f"{line}\n")
-        with pytest.raises(ConfigError, match=r"Line 9 of .*results\.jsonl is no row") as caught:
+        with pytest.raises(ConfigError, match=r"Line 9 of .*results\.jsonl is not a row") as caught:
             runs()
         assert isinstance(caught.value, Glm4vError)

@@ -119,6 +119,5 @@ def test_options_reach_the_reader(folder: Path) -> None:
 def test_an_absolute_path_is_the_same_from_every_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     wanted = tmp_path / "scans" / "a.png"
-    assert {
-        absolute_path(path) for path in ("scans/a.png", "./scans//b/../a.png", wanted, f"{tmp_path}/scans/a.png")
-    } == {wanted}
+    named = ("scans/a.png", "./scans//b/../a.png", wanted, f"{tmp_path}/scans/a.png")
+    assert {absolute_path(path) for path in named} == {wanted}

@@ -172,7 +172,7 @@ class TestFrames:
             image = Image.load(opened)
             assert opened.tell() == 2
             assert image == Image.load(opened, frame=2)
-            with pytest.raises(ImageError, match="stands on frame 2"):
+            with pytest.raises(ImageError, match="is at frame 2"):
                 Image.load(opened, frame=1)
         assert (image.provenance.frame, image.provenance.frames) == (2, 3)
         assert image.pixels.getpixel((0, 0)) == self.COLOURS[2]

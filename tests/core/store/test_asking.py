@@ -98,7 +98,7 @@ def test_routes_show_the_picture_the_text_or_both(store: PageStore, route: Any, 
 def test_settings_are_checked(store: PageStore, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="route must be 'image', 'text' or 'both', not 'video'"):
         ask(store, "Oslo", route="video")
-    with pytest.raises(ConfigError, match="k is 0"):
+    with pytest.raises(ConfigError, match="k must be at least 1, not 0"):
         ask(store, "Oslo", k=0)
     with pytest.raises(ConfigError, match="no picture of a"):
         page_request("Oslo?", Evidence(Place("a", 1, 1), "text"), "both")

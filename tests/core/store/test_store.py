@@ -78,7 +78,7 @@ class TestSearch:
         assert texts(store, question) == []
 
     def test_no_pages_are_no_question(self, store: PageStore) -> None:
-        with pytest.raises(ConfigError, match="k is 0"):
+        with pytest.raises(ConfigError, match="k must be at least 1, not 0"):
             store.search("a", k=0)
 
 
@@ -194,7 +194,7 @@ class TestFile:
             connection.execute("create table pages (a)")
             connection.close()
         before = path.read_bytes()
-        with pytest.raises(ConfigError, match=r"cannot be used|no page store of this version"):
+        with pytest.raises(ConfigError, match=r"cannot be used|not a page store of this version"):
             PageStore(path)
         if content is not None:
             assert path.read_bytes() == before

@@ -234,7 +234,7 @@ class TestInOrder:
         assert most == 8
 
     async def test_no_room_at_all_is_refused(self) -> None:
-        with pytest.raises(ConfigError, match="concurrency is 0"):
+        with pytest.raises(ConfigError, match="concurrency must be at least 1, not 0"):
             await anext(in_order([1], asyncio.sleep, 0))
 
     async def test_items_are_drawn_off_the_loop(self) -> None:
