@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, assert_never
@@ -96,23 +96,25 @@ class Plan:
         return schema
 
     def _check(self) -> None:
-        extracting = self.task == "extract"
-        twice = sorted({label for label in self.labels if self.labels.count(label) > 1})
-        problems = {
-            "--preset is a task with a prompt: it cannot go with --task or --prompt.": self.preset
-            and (self.task or self.prompt),
-            "--task classify needs --labels.": self.task == "classify" and not self.labels,
-            f"--labels must be different; {', '.join(twice)} is there twice.": twice,
-            "--labels are only for the tasks workflow and classify.": self.labels and not self._classifies(),
-            "--prompt cannot replace the several prompts of a workflow, nor that of classify.": self.prompt
-            and self.task in ("workflow", "classify"),
-            "--task extract needs either --fields or --schema.": extracting
-            and bool(self.fields) == (self.schema is not None),
-            "--fields and --schema are only for --task extract.": not extracting and (self.fields or self.schema),
-        }
-        for problem, applies in problems.items():
-            if applies:
-                raise ConfigError(problem, hint="See `glm4v run --help`.")
+        for problem in self._problems():
+            raise ConfigError(problem, hint="See `glm4v run --help`.")
+
+    def _problems(self) -> Iterator[str]:
+        """Say which options contradict each other, or what is missing."""
+        if self.preset and (self.task or self.prompt):
+            yield "--preset is a task with a prompt: it cannot go with --task or --prompt."
+        if self.task == "classify" and not self.labels:
+            yield "--task classify needs --labels."
+        if twice := sorted({label for label in self.labels if self.labels.count(label) > 1}):
+            yield f"--labels must be different; {', '.join(twice)} is there twice."
+        if self.labels and not self._classifies():
+            yield "--labels are only for the tasks workflow and classify."
+        if self.prompt and self.task in ("workflow", "classify"):
+            yield "--prompt cannot replace the several prompts of a workflow, nor that of classify."
+        if self.task == "extract" and bool(self.fields) == (self.schema is not None):
+            yield "--task extract needs either --fields or --schema."
+        if self.task != "extract" and (self.fields or self.schema):
+            yield "--fields and --schema are only for --task extract."
 
     def _classifies(self) -> bool:
         return self.task in ("workflow", "classify") or (self.task, self.preset, self.prompt) == (None, None, None)

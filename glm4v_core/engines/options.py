@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
@@ -16,6 +17,12 @@ def _refuse_float16(dtype: Any) -> Any:
     return dtype
 
 
+def _text_of_path(path: Any) -> Any:
+    return os.fspath(path) if isinstance(path, os.PathLike) else path
+
+
+PathText = Annotated[str, BeforeValidator(_text_of_path)]
+"""A path that a library takes as text; `Path` objects are accepted too."""
 Dtype = Annotated[Literal["auto", "float32", "bfloat16"], BeforeValidator(_refuse_float16)]
 
 

@@ -10,7 +10,7 @@ from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 from pydantic import BeforeValidator, Field, PositiveInt, SecretStr, model_validator
 
-from glm4v_core.engines.options import RepetitionOptions
+from glm4v_core.engines.options import PathText, RepetitionOptions
 from glm4v_core.errors import ConfigError
 
 BASE_URL_VARIABLE = "GLM4V_BASE_URL"
@@ -70,7 +70,7 @@ class ServerOptions(RepetitionOptions):
     base_url: Annotated[str, BeforeValidator(_checked_url)] = Field(default="", validate_default=True)
     api_key: SecretStr | None = Field(default=None, repr=False)
     headers: Mapping[str, SecretStr] = Field(default_factory=dict, repr=False)
-    verify: bool | str = True
+    verify: bool | PathText = True
     retries: int = Field(default=2, ge=0)
     deadline: float | None = Field(default=600.0, ge=0)
     connect_timeout: float = Field(default=10.0, ge=0)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from glm4v_core.engines.options import Dtype, RepetitionOptions
 
@@ -13,7 +13,7 @@ class TransformersOptions(RepetitionOptions):
     """Settings of one loaded model, with those of `RepetitionOptions`.
 
     Attributes:
-        device: a torch device such as `cpu` or `cuda:1`; `auto` takes the first accelerator.
+        device: a torch device, or its name, such as `cpu` or `cuda:1`; `auto` takes the first accelerator.
         dtype: `auto` is float32 on a CPU and bfloat16 elsewhere. float16 is refused: this family overflows in it.
         slots: requests decoded together; further ones wait.
         cache_bytes: bound on the memory that holds image features and prompt prefixes for reuse; 0 turns reuse off.
@@ -25,7 +25,7 @@ class TransformersOptions(RepetitionOptions):
 
     owner: ClassVar[str] = "The transformers engine"
 
-    device: str = "auto"
+    device: Annotated[str, BeforeValidator(str)] = "auto"
     dtype: Dtype = "auto"
     slots: int = Field(default=16, ge=1)
     cache_bytes: int | None = Field(default=None, ge=0)

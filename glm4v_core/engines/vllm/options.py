@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
-from glm4v_core.engines.options import Dtype, RepetitionOptions
+from glm4v_core.engines.options import Dtype, PathText, RepetitionOptions
 from glm4v_core.errors import ConfigError
 
 _OURS = {"max_image_tokens", "max_images", "lora", "revision", "check_memory", "stats", "progress"}
@@ -72,7 +72,7 @@ class VllmOptions(RepetitionOptions):
     enable_prefix_caching: bool | None = None
     enforce_eager: bool = False
     enable_sleep_mode: bool = False
-    lora: str | None = None
+    lora: PathText | None = None
     max_lora_rank: PositiveInt | None = None
     seed: int | None = None
     revision: str | None = None

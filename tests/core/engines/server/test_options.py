@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import traceback
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -155,6 +156,9 @@ class TestValues:
 
     def test_certificates_are_checked_by_default(self) -> None:
         assert options().verify is True
+
+    def test_a_bundle_of_authorities_may_be_a_path(self, tmp_path: Path) -> None:
+        assert options(verify=tmp_path / "ca.pem").verify == str(tmp_path / "ca.pem")
 
     def test_none_is_a_value(self) -> None:
         assert (options().deadline, options(deadline=None).deadline) == (600.0, None)

@@ -61,6 +61,11 @@ def test_impossible_options_are_refused(options: dict[str, Any], error: type[Exc
         TransformersOptions(**options)
 
 
+def test_a_torch_device_is_accepted_as_well_as_its_name() -> None:
+    device: Any = torch.device("cuda:1")
+    assert TransformersOptions(device=device) == TransformersOptions(device="cuda:1")
+
+
 def test_a_context_beyond_the_model_is_refused(checkpoint_folder: Path) -> None:
     with pytest.raises(ConfigError, match="4096"):
         TransformersEngine.load(checkpoint_folder, {"context": 5000})

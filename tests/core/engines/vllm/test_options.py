@@ -68,6 +68,11 @@ class TestOptions:
     def test_remote_code_takes_a_pinned_commit(self) -> None:
         assert VllmOptions(trust_remote_code=True, revision=COMMIT).trust_remote_code
 
+    def test_an_adapter_may_be_named_by_a_path(self) -> None:
+        folder: Any = Path("adapter")
+        assert VllmOptions(lora=folder).passed_on() == VllmOptions(lora="adapter").passed_on()
+        assert VllmOptions(lora=folder).lora == "adapter"
+
     def test_what_vllm_knows_is_passed_on_and_nothing_else(self) -> None:
         given: dict[str, Any] = {"context": 8192, "quantization": "fp8", "tensor_parallel_size": 2}
         options = VllmOptions(**given, enable_sleep_mode=True, lora="x")
