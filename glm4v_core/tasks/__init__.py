@@ -97,7 +97,7 @@ def check_labels(labels: Sequence[str]) -> None:
     Raises:
         ConstraintError: no labels, an empty one, or one that is there twice.
     """
-    check_constraint(Request((), constraint=_choices(labels)))
+    check_constraint(_choices(labels))
 
 
 @overload
