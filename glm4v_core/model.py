@@ -1,4 +1,4 @@
-"""`Glm4v`: the one door to a loaded model, for the adapters, the command line and everybody else."""
+"""`Glm4v`: the one door to a loaded model, for the adapters, the command line and every other caller."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, Literal, Self, overload
 
 from glm4v_core.answer import Answer
-from glm4v_core.concurrency.loop import bridge, call, iterate, run
+from glm4v_core.concurrency.bridge import iterate_async, iterate_sync, run_async, run_sync
 from glm4v_core.defaults import Defaults, complete
 from glm4v_core.engines import Engine, EngineInfo, TokenCount, sleeper
 from glm4v_core.engines.loading import plan_engine
@@ -55,7 +55,8 @@ class Glm4v:
             **options: the engine's own, such as `device`, `slots` or `base_url`; unknown ones raise.
         """
         plan = plan_engine(model, engine, options)
-        return cls(run(load_engine(plan)), Defaults(sampling or Sampling(), thinking, thinking_budget, timeout))
+        defaults = Defaults(sampling or Sampling(), thinking, thinking_budget, timeout)
+        return cls(run_sync(load_engine(plan)), defaults)
 
     @classmethod
     async def aload(
@@ -69,9 +70,11 @@ class Glm4v:
         timeout: float | None = None,  # noqa: ASYNC109  # of requests, not of loading
         **options: Any,
     ) -> Self:
-        """Asynchronous version of `load`; the event loop stays free for the minutes that large weights take."""
+        """Asynchronous version of `load`; large weights take minutes, for which the event loop stays free."""
         plan = await asyncio.to_thread(plan_engine, model, engine, options)
-        return cls(await call(load_engine(plan)), Defaults(sampling or Sampling(), thinking, thinking_budget, timeout))
+        return cls(
+            await run_async(load_engine(plan)), Defaults(sampling or Sampling(), thinking, thinking_budget, timeout)
+        )
 
     @classmethod
     def from_engine(cls, engine: Engine, defaults: Defaults | None = None) -> Self:
@@ -89,19 +92,19 @@ class Glm4v:
 
     def stream(self, request: Request) -> Generator[Delta, None, None]:
         """Yield the answer as it is made; the last delta carries the whole completion."""
-        return iterate(self._deltas(request))
+        return iterate_sync(self._deltas(request))
 
     def astream(self, request: Request) -> AsyncGenerator[Delta, None]:
-        """Asynchronous version of `stream`, for any event loop."""
-        return bridge(self._deltas(request))
+        """Asynchronous version of `stream`."""
+        return iterate_async(self._deltas(request))
 
     def generate(self, request: Request) -> Completion:
         """Return the whole answer."""
-        return run(self._generate(request))
+        return run_sync(self._generate(request))
 
     async def agenerate(self, request: Request) -> Completion:
         """Asynchronous version of `generate`."""
-        return await call(self._generate(request))
+        return await run_async(self._generate(request))
 
     @overload
     def generate_many(
@@ -120,7 +123,7 @@ class Glm4v:
             requests: each with settings of its own.
             return_errors: put an error in the place of its answer; otherwise the first one ends all and is raised.
         """
-        return run(self._generate_many(list(requests), return_errors))
+        return run_sync(self._generate_many(list(requests), return_errors))
 
     @overload
     async def agenerate_many(
@@ -136,15 +139,15 @@ class Glm4v:
         self, requests: Iterable[Request], *, return_errors: bool = False
     ) -> Sequence[Completion | Glm4vError]:
         """Asynchronous version of `generate_many`."""
-        return await call(self._generate_many(list(requests), return_errors))
+        return await run_async(self._generate_many(list(requests), return_errors))
 
     def count_tokens(self, request: Request) -> TokenCount:
         """Count the tokens of a request's prompt, exactly and with its images."""
-        return run(self._count_tokens(request))
+        return run_sync(self._count_tokens(request))
 
     async def acount_tokens(self, request: Request) -> TokenCount:
         """Asynchronous version of `count_tokens`."""
-        return await call(self._count_tokens(request))
+        return await run_async(self._count_tokens(request))
 
     def sleep(self) -> None:
         """Give the GPU memory back and keep the weights in the computer's; for vLLM with enable_sleep_mode=True.
@@ -154,27 +157,27 @@ class Glm4v:
         Raises:
             UnsupportedError: this engine cannot sleep.
         """
-        run(sleeper(self._engine).sleep())
+        run_sync(sleeper(self._engine).sleep())
 
     async def asleep(self) -> None:
         """Asynchronous version of `sleep`."""
-        await call(sleeper(self._engine).sleep())
+        await run_async(sleeper(self._engine).sleep())
 
     def wake_up(self) -> None:
         """Undo `sleep`."""
-        run(sleeper(self._engine).wake_up())
+        run_sync(sleeper(self._engine).wake_up())
 
     async def awake_up(self) -> None:
         """Asynchronous version of `wake_up`."""
-        await call(sleeper(self._engine).wake_up())
+        await run_async(sleeper(self._engine).wake_up())
 
     def close(self) -> None:
         """Give the engine back; its memory is freed when nobody shares it any more. Closing twice is harmless."""
-        run(self._engine.close())
+        run_sync(self._engine.close())
 
     async def aclose(self) -> None:
         """Asynchronous version of `close`."""
-        await call(self._engine.close())
+        await run_async(self._engine.close())
 
     def __enter__(self) -> Self:
         return self

@@ -102,7 +102,7 @@ class GLM4VBlobParser(BaseBlobParser):
         return self.lazy_parse_all([blob])
 
     def alazy_parse(self, blob: Blob) -> AsyncGenerator[Document]:
-        """Do as `lazy_parse` does."""
+        """Asynchronous version of `lazy_parse`."""
         return self.alazy_parse_all([blob])
 
     def lazy_parse_all(self, blobs: Iterable[Blob]) -> Iterator[Document]:
@@ -110,7 +110,7 @@ class GLM4VBlobParser(BaseBlobParser):
         return iterate_in_own_loop(self.alazy_parse_all(blobs))
 
     async def alazy_parse_all(self, blobs: Iterable[Blob]) -> AsyncGenerator[Document]:
-        """Do as `lazy_parse_all` does."""
+        """Asynchronous version of `lazy_parse_all`."""
         ask = ask_step(self._llm, await asyncio.to_thread(self._choose_step))
 
         async def read(page: Page) -> tuple[str, dict[str, Any]]:
@@ -161,7 +161,7 @@ class ScannedDocumentLoader(BaseLoader):
         return self._parser.lazy_parse_all(self._blobs())
 
     def alazy_load(self) -> AsyncGenerator[Document]:
-        """Do as `lazy_load` does."""
+        """Asynchronous version of `lazy_load`."""
         return self._parser.alazy_parse_all(self._blobs())
 
     def _blobs(self) -> Iterator[Blob]:

@@ -70,7 +70,7 @@ class GLM4VReader(PageReading, BasePydanticReader):
     async def alazy_load_data(  # type: ignore[override]  # the base class cannot be lazy without blocking
         self, file: Paths, extra_info: Mapping[str, Any] | None = None, fs: FileSystem | None = None
     ) -> AsyncGenerator[Document, None]:
-        """Do as `lazy_load_data` does: `async for document in await reader.alazy_load_data(path)`."""
+        """Asynchronous version of `lazy_load_data`: `async for document in await reader.alazy_load_data(path)`."""
         return self._documents(file, extra_info, fs)
 
     async def aload_data(

@@ -83,7 +83,7 @@ class GLM4VOCRTransform(PageReading, TransformComponent):
         return run_in_own_loop(self.acall(nodes))
 
     async def acall(self, nodes: Sequence[BaseNode], **kwargs: Any) -> Sequence[BaseNode]:
-        """Do as calling does."""
+        """Asynchronous version of calling the transform."""
         return [node async for node in self._read(nodes)]
 
     async def _read(self, nodes: Sequence[BaseNode]) -> AsyncGenerator[BaseNode, None]:

@@ -1,4 +1,4 @@
-"""Concurrent work on a long line of items, with bounded memory and results in order."""
+"""Concurrent work on a long sequence of items, with bounded memory and results in order."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ PAGES_IN_FLIGHT = 16
 WORKFLOW_PAGES_IN_FLIGHT = 32
 """Pages in work together by default in a host's document workflow: while one step of a page waits for the next, other
 pages keep the engine busy."""
-DRAWN_AHEAD = 4
-"""One item is prefetched per this many running ones, so that a freed slot does not wait for it."""
+RUNNING_PER_PREFETCHED = 4
+"""Prefetch one item per this many running ones, so a freed slot never waits."""
 FINISHED_AHEAD = 8
 """Results kept behind one slow item, as a multiple of the items in flight."""
 
@@ -28,7 +28,8 @@ async def in_order(
 ) -> AsyncGenerator[R]:
     """Work on up to `concurrency` items at once and yield the results in the order of the items.
 
-    Items are drawn in a thread, since drawing may mean rendering a page, and only a few ahead of a free slot.
+    Items are fetched in a thread, since fetching one may mean rendering a page, and only a few ahead of a free slot.
+    Closing the generator cancels the work that is still running.
 
     Raises:
         ConfigError: concurrency is less than one.
@@ -36,53 +37,55 @@ async def in_order(
     if concurrency < 1:
         raise ConfigError(f"concurrency must be at least 1, not {concurrency}.")
     line = _Line(items, work, concurrency)
-    drawing = asyncio.create_task(line.draw())
-    drawing.add_done_callback(lambda _: line.begun.put_nowait(None))
+    fetching = asyncio.create_task(line.fetch_all())
+    fetching.add_done_callback(lambda _: line.begun.put_nowait(None))
     try:
         while (task := await line.begun.get()) is not None:
             yield await task
-            line.leave(task)
-        await drawing  # raises what the items raised
+            line.remove(task)
+        await fetching  # raises what the items raised
     finally:
-        for begun in (drawing, *line.tasks):
+        for begun in (fetching, *line.tasks):
             begun.cancel()
-        await asyncio.gather(drawing, *line.tasks, return_exceptions=True)
+        await asyncio.gather(fetching, *line.tasks, return_exceptions=True)
 
 
 class _Line(Generic[S, R]):
-    """Tasks in the order of their items, few running at once and not many more finished."""
+    """Tasks in the order of their items: few running at once, and few more that are finished and not yet taken."""
 
     def __init__(self, items: Iterable[S], work: Callable[[S], Coroutine[Any, Any, R]], concurrency: int) -> None:
         self._items = iter(items)
         self._work = work
-        self._places = asyncio.Semaphore(concurrency)
-        self._drawn = asyncio.Semaphore(concurrency + math.ceil(concurrency / DRAWN_AHEAD))
-        self._room = asyncio.Semaphore(concurrency * FINISHED_AHEAD)
+        self._slots = asyncio.Semaphore(concurrency)
+        self._fetched = asyncio.Semaphore(concurrency + math.ceil(concurrency / RUNNING_PER_PREFETCHED))
+        self._kept = asyncio.Semaphore(concurrency * FINISHED_AHEAD)
         self.tasks: set[asyncio.Task[R]] = set()
         self.begun: asyncio.Queue[asyncio.Task[R] | None] = asyncio.Queue()
 
-    async def draw(self) -> None:
+    async def fetch_all(self) -> None:
+        """Begin a task for every item, as soon as the bounds allow one more."""
         while True:
-            await self._room.acquire()
-            await self._drawn.acquire()
+            await self._kept.acquire()
+            await self._fetched.acquire()
             item = await asyncio.to_thread(next, self._items, _END)
             if isinstance(item, _End):
                 return
             self._begin(item)
 
     def _begin(self, item: S) -> None:
-        task = asyncio.create_task(self._take_place(item))
-        task.add_done_callback(lambda _: self._drawn.release())
+        task = asyncio.create_task(self._work_in_slot(item))
+        task.add_done_callback(lambda _: self._fetched.release())
         self.tasks.add(task)
         self.begun.put_nowait(task)
 
-    async def _take_place(self, item: S) -> R:
-        async with self._places:  # in the order of arrival
+    async def _work_in_slot(self, item: S) -> R:
+        async with self._slots:  # first come, first served
             return await self._work(item)
 
-    def leave(self, task: asyncio.Task[R]) -> None:
+    def remove(self, task: asyncio.Task[R]) -> None:
+        """Make room for another result, once the caller has taken this one."""
         self.tasks.discard(task)
-        self._room.release()
+        self._kept.release()
 
 
 class _End:

@@ -11,7 +11,8 @@ from collections.abc import AsyncGenerator, Coroutine, Generator
 from contextlib import aclosing, closing
 from typing import Any, TypeVar
 
-from glm4v_core.concurrency.loop import LoopThread, iterate_on, refuse_on_engine_loop
+from glm4v_core.concurrency.bridge import iterate_on
+from glm4v_core.concurrency.loop import LoopThread, refuse_on_engine_loop
 
 T = TypeVar("T")
 

@@ -14,7 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from glm4v_core.concurrency.loop import engine_loop, run
+from glm4v_core.concurrency.bridge import run_sync
+from glm4v_core.concurrency.loop import engine_loop
 from glm4v_core.engines.scripted import ScriptedEngine
 from glm4v_core.errors import EngineDeadError, UnsupportedError
 from glm4v_core.model import Glm4v
@@ -70,7 +71,7 @@ def test_a_model_loads_though_every_thread_of_the_loop_waits_for_it() -> None:
     async def crowd() -> None:
         await asyncio.gather(*(asyncio.to_thread(load, number) for number in range(64)))
 
-    run(crowd())
+    run_sync(crowd())
 
 
 def test_on_the_engine_loop_async_calls_work_and_blocking_ones_are_refused() -> None:
@@ -85,7 +86,7 @@ def test_on_the_engine_loop_async_calls_work_and_blocking_ones_are_refused() -> 
         streamed = "".join([delta.text async for delta in model.astream(ASKED)])
         return [streamed, (await model.agenerate(ASKED)).text]
 
-    assert run(on_the_engine_loop()) == ["fine", "fine"]
+    assert run_sync(on_the_engine_loop()) == ["fine", "fine"]
 
 
 def test_context_variables_of_the_caller_reach_the_engine() -> None:
@@ -113,7 +114,7 @@ def test_a_stream_abandoned_to_the_engine_loop_does_not_block_it() -> None:
     async def collect_garbage() -> None:
         held.clear()
 
-    run(collect_garbage())
+    run_sync(collect_garbage())
     wait_until(lambda: engine.cancelled)
 
 

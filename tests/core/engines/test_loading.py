@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from glm4v_core.concurrency.loop import call
+from glm4v_core.concurrency.bridge import run_async
 from glm4v_core.engines import Engine, loading
 from glm4v_core.engines.loading import plan_engine
 from glm4v_core.engines.scripted import ScriptedEngine
@@ -176,7 +176,7 @@ class Drowsy(ScriptedEngine):
 class TestSleep:
     async def test_all_who_share_an_engine_sleep_with_it(self) -> None:
         drowsy = Drowsy()
-        async with Glm4v.from_engine(await call(load_engine(Plan(object(), lambda: drowsy)))) as model:
+        async with Glm4v.from_engine(await run_async(load_engine(Plan(object(), lambda: drowsy)))) as model:
             await model.asleep()
             await model.awake_up()
             await asyncio.to_thread(model.sleep)
