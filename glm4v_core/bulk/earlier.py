@@ -77,7 +77,7 @@ class Earlier:
         if self._places and self._places.keys().isdisjoint(map(_key, files)):
             raise ConfigError(
                 f"None of these files is in the results, which are about {next(iter(self._places))} and others.",
-                hint="Name the same files from the same folder as before, or choose another --out.",
+                hint="Name the same files from the same folder as before, or choose another folder (--out).",
             )
 
     def set_aside(self) -> None:
@@ -179,7 +179,7 @@ def _page_of(line: bytes, name: str) -> tuple[str, int]:
             raise ValueError(f"it lacks {', '.join(sorted(missing))}")
         return _key(row["source"]), int(row["page"])
     except (ValueError, AttributeError, TypeError) as error:
-        hint = "Choose another --out, or pass --overwrite to start again."
+        hint = "Choose another folder (--out), or replace the results (--overwrite)."
         raise ConfigError(f"{name} is not a row of results: {error}.", hint=hint) from error
 
 

@@ -19,7 +19,7 @@ Row = dict[str, Any]
 
 JSONL, JSON, CSV = "results.jsonl", "results.json", "results.csv"
 EARLIER = "results.earlier.jsonl"
-"""The rows of earlier runs, while a run goes on with them; see `resume`."""
+"""The rows of earlier runs, while a run goes on with them; see `earlier.py`."""
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "＝", "＋", "－", "＠")
 """A spreadsheet takes text that starts with one of these for a formula; the full-width ones in Chinese and Japanese."""
 _NESTED = ("error", "steps", "fields", "warnings", "notes")
@@ -29,7 +29,7 @@ NO_STAMP = FileStamp()
 
 
 def row_of(outcome: Outcome, columns: Sequence[Column], stamp: FileStamp = NO_STAMP) -> Row:
-    """Make the row of one page; every row of a run has the same keys, and a failure has the values that were found."""
+    """Make the row of one page. All rows of a run have the same keys; a failure keeps the values that were found."""
     page = outcome.page
     failure = outcome.error if isinstance(outcome, PageFailure) else None
     result = outcome if isinstance(outcome, DocumentResult) else outcome.partial
@@ -65,14 +65,14 @@ def prepare_folder(folder: Path, *, overwrite: bool = False, resume: bool = Fals
         ConfigError: the folder holds results and neither flag is set, or it cannot be written to.
     """
     if overwrite and resume:
-        raise ConfigError("--overwrite and --resume contradict each other.", hint="Pass the one that you mean.")
+        raise ConfigError("overwrite and resume contradict each other.", hint="Choose one of them.")
     with writing(folder, "made a folder"):
         folder.mkdir(parents=True, exist_ok=True)
     with writing(folder):
         if any((folder / name).exists() for name in (JSONL, EARLIER)) and not (overwrite or resume):
             raise ConfigError(
                 f"{folder} already holds results.",
-                hint="Pass --resume to go on with them or --overwrite to replace them, or choose another --out.",
+                hint="Go on with them (--resume), replace them (--overwrite), or choose another folder (--out).",
             )
         tempfile.TemporaryFile(dir=folder).close()
 
@@ -83,7 +83,7 @@ def writing(path: Path, what: str = "written") -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        hint = "Choose another --out, or make room and go on with --resume."
+        hint = "Choose another folder (--out), or make room and go on (--resume)."
         raise ConfigError(f"{path} cannot be {what}: {error.strerror or error}.", hint=hint) from error
 
 

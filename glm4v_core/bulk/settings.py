@@ -3,32 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from glm4v_core.bulk.rows import open_text, writing
 from glm4v_core.errors import ConfigError
-from glm4v_core.media.page_options import PageOptions
-from glm4v_core.tasks.workflow import Workflow
+from glm4v_core.tasks.workflow import Settings
 
 SETTINGS = "settings.json"
-Settings = Mapping[str, Mapping[str, Any]]
-"""By section. Only what changes results: not the engine, the concurrency or a password."""
-
 _SHOWN = 300
 """Most characters of a value in a message."""
-
-
-def settings_of(workflow: Workflow, options: PageOptions) -> Settings:
-    """Gather the prompts, constraints and page options, as they look when read back from JSON."""
-    steps: dict[str, Any] = {}
-    for column, step in workflow.steps.items():
-        steps |= {f"{column}.prompt": step.prompt, f"{column}.constraint": step.constraint and asdict(step.constraint)}
-    pages = {name: options.get(name) for name in ("frames", "dpi", "max_image_tokens")}
-    settings: Settings = json.loads(json.dumps({"steps": steps, "pages": pages}))
-    return settings
 
 
 def check_settings(folder: Path, settings: Settings) -> None:
@@ -44,16 +29,17 @@ def check_settings(folder: Path, settings: Settings) -> None:
     except (OSError, ValueError, AttributeError) as error:
         raise ConfigError(
             f"{path}, which says how the results were made, cannot be read: {error}.",
-            hint="Choose another --out, or pass --overwrite to start again.",
+            hint="Choose another folder (--out), or replace the results (--overwrite).",
         ) from error
     if differences:
         raise ConfigError(
             f"The results in {folder} were made with other settings. {' '.join(differences)}",
-            hint="Use the same settings, choose another --out, or pass --overwrite to start again.",
+            hint="Use the same settings, choose another folder (--out), or replace the results (--overwrite).",
         )
 
 
 def write_settings(folder: Path, settings: Settings) -> None:
+    """Write down what the results of this folder are made with."""
     with writing(folder / SETTINGS), open_text(folder / SETTINGS) as file:
         json.dump(settings, file, ensure_ascii=False, indent=1)
 

@@ -12,8 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from glm4v_core.cli.outputs import DONE, NOTHING_USABLE, SOME_FAILED
-from glm4v_core.cli.run import INTERRUPTED, progress_bar
+from glm4v_core.cli.run import DONE, INTERRUPTED, NOTHING_USABLE, SOME_FAILED, progress_bar
 from glm4v_core.errors import ConfigError, ImageNotFoundError, InputError
 from glm4v_core.media.files import FileStamp, find_files
 from glm4v_core.media.page_options import PageOptions

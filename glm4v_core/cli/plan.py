@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, assert_never
 
-from glm4v_core.dialect.families import Family
 from glm4v_core.errors import ConfigError
 from glm4v_core.media.page_options import PageOptions, check_page_options
 from glm4v_core.tasks import Step, ask, caption, classify, extract, ocr
@@ -44,22 +43,22 @@ class Plan:
     schema: Path | None = None
     language: Language = "en"
 
-    def workflow(self, family: Family | None = None) -> Workflow:
-        """Build the steps, with the prompts of `family` where it has its own.
+    def workflow(self) -> Workflow:
+        """Build the steps, with the built-in prompts; see `Workflow.for_family`.
 
         Raises:
-            ConfigError: options that contradict each other, or lack something.
+            ConfigError: options that contradict each other, or one that is missing.
         """
         self._check()
         if self.preset is not None:
-            return self._ready_made(self.preset, family)
+            return self._ready_made(self.preset)
         if self.prompt is not None and self.task is None:
             return Workflow({"answer": ask(self.prompt)})
         match self.task:
             case "workflow" | None:
-                return document_workflow(self.labels, language=self.language, family=family)
+                return document_workflow(self.labels, language=self.language)
             case "ocr":
-                return Workflow({"text": self._worded(ocr(self.language, family=family))})
+                return Workflow({"text": self._worded(ocr(self.language))})
             case "caption":
                 return Workflow({"caption": caption(self.language, prompt=self.prompt)})
             case "classify":
@@ -69,11 +68,11 @@ class Plan:
             case _:
                 assert_never(self.task)
 
-    def _ready_made(self, preset: Preset, family: Family | None) -> Workflow:
+    def _ready_made(self, preset: Preset) -> Workflow:
         prompt = PRESETS[preset][self.language]
         match preset:
             case "lines":
-                return Workflow({"text": ocr(self.language, family=family)})
+                return Workflow({"text": ocr(self.language)})
             case "product-copy" | "alt-text":
                 return Workflow({"caption": caption(self.language, prompt=prompt)})
             case "product-audit":

@@ -1,30 +1,31 @@
-"""`glm4v run`: pages in, rows out, with progress, totals and an exit status."""
+"""`glm4v run` on the screen: a progress bar, a table, totals and an exit status."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
-from contextlib import aclosing
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
 
-from glm4v_core.bulk.earlier import Earlier, KeptPage, PageTask, gather, page_tasks
-from glm4v_core.bulk.rows import Row, prepare_folder, row_of
-from glm4v_core.bulk.settings import Settings, check_settings, settings_of
-from glm4v_core.cli.outputs import Outputs
+from glm4v_core.bulk.outputs import Totals
+from glm4v_core.bulk.report import REPORT
+from glm4v_core.bulk.rows import Row, read_rows
+from glm4v_core.bulk.runner import BulkJob, FinishedPage, run
 from glm4v_core.cli.plan import Plan
-from glm4v_core.concurrency.ordered import in_order
-from glm4v_core.errors import Glm4vError, ImageNotFoundError, InputError
-from glm4v_core.html.page import data_uri
-from glm4v_core.media.files import FileStamp, Found, find_files, pages_wanted
+from glm4v_core.errors import Glm4vError
+from glm4v_core.media.files import Found
 from glm4v_core.media.page_options import PageOptions
-from glm4v_core.media.pages import Page
 from glm4v_core.model import Glm4v
-from glm4v_core.tasks.workflow import Workflow
+from glm4v_core.tasks.workflow import Column
 
+DONE, SOME_FAILED, NOTHING_USABLE = 0, 1, 2
 INTERRUPTED = 130
+ROWS_SHOWN = 40
 STOPPED = "Stopped early; the rows so far are complete. The same command with --resume goes on."
 
 
@@ -39,33 +40,29 @@ def run_pages(
     overwrite: bool = False,
     resume: bool = False,
 ) -> int:
-    """Run the plan over all pages and return the exit status.
+    """Run the plan over all pages and return the exit status; see `BulkJob` for the arguments.
 
     Args:
         paths: files and folders.
         out: folder for the results.
-        plan: checked before anything is loaded, and so are the paths and the folder.
+        plan: as the command line said it.
         options: how files are read.
-        load: loads the model.
-        concurrency: pages in flight.
+        load: loads the model, once everything else is checked.
+        concurrency: pages in work at once.
         overwrite: replace earlier results.
-        resume: keep what earlier runs have done; where there is nothing yet, begin.
+        resume: go on with earlier results; begin if there are none.
     """
-    settings = settings_of(plan.workflow(), options)
-    found = _find(paths)
-    prepare_folder(out, overwrite=overwrite, resume=resume)
-    earlier = _earlier(out, settings, found.files) if resume else Earlier(out)
-    with load() as model:
-        settings = {**settings, "model": {"model": model.info.model}}
-        if earlier:
-            check_settings(out, settings)
-        workflow = plan.workflow(model.info.family)
-        outputs = Outputs(out, tuple(workflow.steps), plan.language, settings, earlier)
-        tasks = page_tasks(found.files, options, earlier, unopened=lambda: not outputs.takes_pictures)
-        rows = _rows(model, workflow, tasks, outputs, concurrency)
-        interrupted = _fill(outputs, rows, len(found.files), options)
-    outputs.print(len(found.skipped))
-    return INTERRUPTED if interrupted else outputs.totals.status
+    job = BulkJob(paths, out, plan.workflow(), options, plan.language, concurrency, overwrite, resume)
+    screen, interrupted = _Screen(), False
+    try:
+        with screen:
+            run(job, load, on_start=screen.start, on_page=screen.show, on_end=screen.finish)
+    except KeyboardInterrupt:
+        if screen.found is None:  # the model was still being loaded
+            raise
+        interrupted = True
+    screen.print_results(tuple(job.workflow.steps), out)
+    return INTERRUPTED if interrupted else _status(screen.totals)
 
 
 def progress_bar() -> Progress:
@@ -74,72 +71,88 @@ def progress_bar() -> Progress:
     return Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True))
 
 
-def _find(paths: Sequence[Path]) -> Found:
-    if not any(FileStamp.of(path).modified for path in paths):
-        raise ImageNotFoundError(f"There is no file or folder {', '.join(map(str, paths[:5]))}.")
-    found = find_files(paths)
-    if not found.files:
-        raise InputError(
-            f"There is no picture and no PDF among {len(found.skipped)} files.", hint="Name files or their folder."
-        )
-    return found
+class _Screen:
+    """The progress bar of a run, and what to print when it is over.
 
-
-def _earlier(out: Path, settings: Settings, files: Sequence[Path]) -> Earlier:
-    earlier = gather(out)
-    if earlier:
-        check_settings(out, settings)
-        earlier.check_overlap(files)
-    return earlier
-
-
-Finished = tuple[Row, str | None, bool]
-"""A page's row, its picture for the report, and whether an earlier run did it."""
-
-
-def _rows(
-    model: Glm4v, workflow: Workflow, tasks: Iterable[PageTask], outputs: Outputs, concurrency: int
-) -> AsyncGenerator[Finished]:
-    """Yield the rows in the order of the pages."""
-
-    async def work(task: PageTask) -> Finished:
-        if isinstance(task, KeptPage):
-            row = task.row
-        else:
-            row = row_of(await workflow.atry(model, task.page), outputs.columns, task.stamp)
-        picture = None
-        if isinstance(task.page, Page) and outputs.takes_pictures:
-            picture = await asyncio.to_thread(data_uri, task.page.image)
-        return row, picture, isinstance(task, KeptPage)
-
-    return in_order(tasks, work, concurrency)
-
-
-def _fill(outputs: Outputs, rows: AsyncGenerator[Finished], files: int, options: PageOptions) -> bool:
-    """Write all rows, with progress.
-
-    Returns:
-        Whether the user broke it off.
+    Attributes:
+        found: None until the run has started.
     """
-    try:
-        with outputs, progress_bar() as progress:
-            asyncio.run(_write(outputs, rows, progress, files, options))
-    except (KeyboardInterrupt, Glm4vError) as error:
-        Console(stderr=True).print(STOPPED)
-        if isinstance(error, Glm4vError):
-            raise
-        return True
-    return False
+
+    def __init__(self) -> None:
+        self.found: Found | None = None
+        self.totals = Totals()
+        self._progress = progress_bar()
+        self._bar = self._progress.add_task("Pages", total=None)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.found is None:
+            return
+        self._progress.stop()
+        if isinstance(error, (KeyboardInterrupt, Glm4vError)):
+            Console(stderr=True).print(STOPPED)
+
+    def start(self, found: Found) -> None:
+        self.found = found
+        self._progress.update(self._bar, total=len(found.files))
+        self._progress.start()
+
+    def show(self, done: FinishedPage) -> None:
+        self._progress.update(self._bar, completed=done.totals.pages, total=done.expected)
+
+    def finish(self, totals: Totals) -> None:
+        self.totals = totals
+
+    def print_results(self, columns: Sequence[Column], out: Path) -> None:
+        """Print the table, when it is not too long, and the totals."""
+        console, totals = Console(), self.totals
+        if totals.pages <= ROWS_SHOWN:
+            console.print(_table(read_rows(out), columns))
+        skipped = len(self.found.skipped) if self.found is not None else 0
+        parts = [
+            f"{totals.pages} pages: {totals.done} done, {totals.failed} failed, {totals.warned} with warnings",
+            f"{totals.kept} of them kept from before" if totals.kept else "",
+            f"{skipped} other files skipped" if skipped else "",
+        ]
+        line = "; ".join(part for part in parts if part)
+        console.print(_text(f"{line}. See {out / REPORT}"), soft_wrap=True)
 
 
-async def _write(
-    outputs: Outputs, rows: AsyncGenerator[Finished], progress: Progress, expected: int, options: PageOptions
-) -> None:
-    bar = progress.add_task("Pages", total=expected)
-    async with aclosing(rows):
-        async for row, picture, kept in rows:
-            outputs.put(row, picture, kept=kept)
-            if row["page"] == 1:  # only now is it known how many pages the file has
-                expected += pages_wanted(row["pages"], options) - 1
-            pages = outputs.totals.pages
-            progress.update(bar, completed=pages, total=max(expected, pages))
+def _status(totals: Totals) -> int:
+    if not totals.done:
+        return NOTHING_USABLE
+    return SOME_FAILED if totals.failed else DONE
+
+
+def _table(rows: Iterable[Row], columns: Sequence[Column]) -> Table:
+    # The long text is in the files; the table shows what fits beside it.
+    shown = [column for column in columns if column != "text" or len(columns) == 1]
+    table = Table("page", *shown)
+    for row in rows:
+        name = Path(row["source"]).name
+        page = f"{name} {row['page']}/{row['pages']}" if row["pages"] > 1 else name
+        table.add_row(_text(page), *_cells(row, shown))
+    return table
+
+
+def _cells(row: Row, shown: Sequence[Column]) -> list[Text]:
+    """Write the values, and an error in the place of the first that is missing."""
+    cells = [_cell(row[column]) for column in shown]
+    if error := row["error"]:
+        place = next((place for place, column in enumerate(shown) if row[column] is None), 0)
+        cells[place] = _text(f"{error['code']}: {error['message']}", "red")
+    return cells
+
+
+def _cell(value: object) -> Text:
+    text = "" if value is None else str(value)
+    return _text(text if len(text) <= 160 else text[:159] + "…")
+
+
+def _text(text: str, style: str = "") -> Text:
+    """Escape what a terminal cannot show: bytes of a file name that are not UTF-8."""
+    return Text(text.encode("utf-8", "backslashreplace").decode("utf-8"), style)

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, field_validator, model_validator
 
-from glm4v_core.concurrency.loop import run
+from glm4v_core.concurrency.bridge import run_sync
 from glm4v_core.engines import sharing
 from glm4v_core.engines.loading import ENGINE_VARIABLE, MODEL_VARIABLE, plan_engine
 from glm4v_core.engines.server.options import hide_secrets
@@ -135,7 +135,7 @@ def call_settings(request: Request) -> dict[str, Any]:
 
 def _load(configuration: sharing.Configuration) -> Glm4v:
     plan = plan_engine(configuration.model, configuration.engine, configuration.options)
-    return run(sharing.find_or_load(configuration, plan, Glm4v.from_engine))
+    return run_sync(sharing.find_or_load(configuration, plan, Glm4v.from_engine))
 
 
 def _default_model(engine: str | None) -> str:
@@ -242,7 +242,7 @@ class ModelSettings(CallSettings):
         """Free the model that this and equal objects share; a later call loads it again."""
         configuration = self._configuration()
         if self.glm4v is None and sharing.find(configuration) is not None:
-            run(sharing.close(configuration))
+            run_sync(sharing.close(configuration))
 
     def _configuration(self, model: str | None = None) -> sharing.Configuration:
         named = {option: getattr(self, name) for name, option in _SERVER_OPTIONS.items()}

@@ -15,7 +15,6 @@ from typing import Annotated, ClassVar, Literal, Unpack
 
 from pydantic import AfterValidator, PositiveInt
 
-from glm4v_core.bulk.settings import settings_of
 from glm4v_core.concurrency.ordered import PAGES_IN_FLIGHT, in_order
 from glm4v_core.concurrency.own_loop import run_in_own_loop
 from glm4v_core.media.files import FileStamp, Paths, absolute_path, find_files, read_pages
@@ -25,7 +24,14 @@ from glm4v_core.model import Glm4v
 from glm4v_core.store.store import PageStore
 from glm4v_core.tasks import check_labels
 from glm4v_core.tasks.prompts import Language
-from glm4v_core.tasks.workflow import Failure, PageFailure, PageInfo, Workflow, document_workflow
+from glm4v_core.tasks.workflow import (
+    Failure,
+    PageFailure,
+    PageInfo,
+    Workflow,
+    document_workflow,
+    settings_of,
+)
 from glm4v_core.validation import Options
 
 Status = Literal["read", "kept", "failed"]

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator, Coroutine, Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, TypeVar
 
 from glm4v_core.concurrency.ordered import PAGES_IN_FLIGHT, in_order
 from glm4v_core.concurrency.own_loop import iterate_in_own_loop
 from glm4v_core.dialect.families import Family
 from glm4v_core.errors import Glm4vError, is_of_one_page
+from glm4v_core.media.page_options import PageOptions
 from glm4v_core.media.pages import Page
 from glm4v_core.tasks import INCOMPLETE, Answering, Step, classify, ocr, summarize
-from glm4v_core.tasks.prompts import Language
+from glm4v_core.tasks.prompts import PROMPTS, Language
 from glm4v_core.types import Completion, FinishReason, Timings, Usage
 
 R = TypeVar("R")
 
 Column = Literal["text", "summary", "label", "caption", "fields", "answer"]
 """Where a step's value goes in a DocumentResult."""
+Settings = Mapping[str, Mapping[str, Any]]
+"""What decides the results of a workflow, by section, as plain data."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +141,18 @@ class Workflow:
 
     steps: Mapping[Column, Step[Any]]
 
+    def for_family(self, family: Family) -> Workflow:
+        """Read text with the prompt on which `family` was trained, if it has one; other prompts stay."""
+        if family.ocr_prompt is None:
+            return self
+        built_in = PROMPTS["ocr"].values()
+        return Workflow(
+            {
+                column: ocr(family=family) if step.name == "ocr" and step.prompt in built_in else step
+                for column, step in self.steps.items()
+            }
+        )
+
     async def arun(self, model: Answering, page: Page) -> DocumentResult:
         """Ask all steps about one page.
 
@@ -198,6 +214,19 @@ def document_workflow(
     """Read and summarize each page, and classify it when there are labels to choose from."""
     steps: dict[Column, Step[Any]] = {"text": ocr(language, family=family), "summary": summarize(language)}
     return Workflow(steps | {"label": classify(labels, language)} if labels else steps)
+
+
+def settings_of(workflow: Workflow, options: PageOptions) -> Settings:
+    """Gather what decides the results: the questions, and how pages are rendered.
+
+    Neither engine nor concurrency is in it, and no password. The values are as JSON gives them back.
+    """
+    steps: dict[str, Any] = {}
+    for column, step in workflow.steps.items():
+        steps |= {f"{column}.prompt": step.prompt, f"{column}.constraint": step.constraint and asdict(step.constraint)}
+    pages = {name: options.get(name) for name in ("frames", "dpi", "max_image_tokens")}
+    settings: Settings = json.loads(json.dumps({"steps": steps, "pages": pages}))
+    return settings
 
 
 async def _attempt(step: Step[Any], model: Answering, page: Page) -> tuple[Any, Completion] | Glm4vError:
