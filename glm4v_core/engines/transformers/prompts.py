@@ -27,7 +27,7 @@ class PreparedPrompt:
 
     Attributes:
         ids: token ids, with one image token per visual token.
-        identity: see `prefix_cache.Identity`.
+        identity: see `reuse.Identity`.
         positions: [3, tokens], in time, height and width.
         shift: what the next token's position is beyond its index.
         phase: in which state the output starts.
