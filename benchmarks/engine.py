@@ -22,8 +22,9 @@ from rich.console import Console
 from rich.table import Table
 
 from glm4v_core.dialect.template import ChatTemplate, Prompt
+from glm4v_core.engines.transformers.attention import adapt
 from glm4v_core.engines.transformers.engine import TransformersEngine
-from glm4v_core.engines.transformers.loading import Checkpoint, adapt, load_checkpoint
+from glm4v_core.engines.transformers.loading import Checkpoint, load_checkpoint
 from glm4v_core.engines.transformers.options import TransformersOptions
 from glm4v_core.engines.transformers.prompts import Preparer
 from glm4v_core.media.image import Image
@@ -120,7 +121,7 @@ def requests_of(limits: Sequence[int]) -> list[Request]:
 
 
 def endless(folder: Path) -> Checkpoint:
-    return dataclasses.replace(load_checkpoint(folder, TransformersOptions()), ends=frozenset())
+    return dataclasses.replace(load_checkpoint(folder, TransformersOptions()), stop_token_ids=frozenset())
 
 
 def quiet() -> None:
@@ -145,7 +146,7 @@ def random_checkpoint(folder: Path, config: Any, device: torch.device, dtype: to
         model = transformers.AutoModelForImageTextToText.from_config(config, dtype=dtype).eval()
     model.generation_config.eos_token_id = None
     lent = load_checkpoint(folder, TransformersOptions(device="cpu"))
-    return dataclasses.replace(lent, model=model, ends=frozenset())
+    return dataclasses.replace(lent, model=model, stop_token_ids=frozenset())
 
 
 def decode_row(checkpoint: Checkpoint, batch: int, tokens: int) -> list[str]:

@@ -23,7 +23,7 @@ def test_it_is_recognised_and_small(checkpoint: Checkpoint, exported: Path) -> N
 
 
 def test_it_ends_turns_as_its_dialect_says(checkpoint: Checkpoint) -> None:
-    ends = {checkpoint.tokenizer.convert_ids_to_tokens(token) for token in checkpoint.ends}
+    ends = {checkpoint.tokenizer.convert_ids_to_tokens(token) for token in checkpoint.stop_token_ids}
     assert ends == {"<|endoftext|>", "<|user|>", "<|observation|>"} >= set(GLM46V.end_of_turn) - {"<|assistant|>"}
     assert checkpoint.tokenizer.eos_token == checkpoint.tokenizer.pad_token == "<|endoftext|>"
 

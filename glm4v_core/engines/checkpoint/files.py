@@ -29,7 +29,7 @@ class CheckpointFiles:
     Attributes:
         config: the content of config.json.
         template: the chat template's text; None for a base model.
-        ends: tokens that end an answer.
+        stop_token_ids: tokens that end an answer.
     """
 
     name: str
@@ -38,7 +38,7 @@ class CheckpointFiles:
     family: Family
     tokenizer: Any
     template: str | None
-    ends: frozenset[int]
+    stop_token_ids: frozenset[int]
 
 
 def read_files(model: str | os.PathLike[str], revision: str | None, *, remote_code: bool = False) -> CheckpointFiles:
@@ -62,8 +62,8 @@ def read_files(model: str | os.PathLike[str], revision: str | None, *, remote_co
     tokenizer = _load_tokenizer(folder, remote_code=remote_code and legacy)
     template = tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else None
     family = recognise(config, tokenizer.get_vocab(), template)
-    ends = _end_tokens(_configured_ends(folder), family, tokenizer)
-    return CheckpointFiles(str(model), folder, config, family, tokenizer, template, ends)
+    stops = _stop_token_ids(folder, family, tokenizer)
+    return CheckpointFiles(str(model), folder, config, family, tokenizer, template, stops)
 
 
 def find_checkpoint(
@@ -126,12 +126,10 @@ def _load_tokenizer(folder: Path, *, remote_code: bool) -> Any:
         raise ModelLoadError(f"The tokenizer cannot be loaded: {error}") from error
 
 
-def _configured_ends(folder: Path) -> int | Iterable[int] | None:
+def _stop_token_ids(folder: Path, family: Family, tokenizer: Any) -> frozenset[int]:
+    """Gather what generation_config.json names and what the family's dialect ends a turn with."""
     path = folder / "generation_config.json"
-    return read_json(path).get("eos_token_id") if path.is_file() else None
-
-
-def _end_tokens(configured: int | Iterable[int] | None, family: Family, tokenizer: Any) -> frozenset[int]:
-    ends = {configured} if isinstance(configured, int) else set(configured or ())
+    configured: int | Iterable[int] | None = read_json(path).get("eos_token_id") if path.is_file() else None
+    named = {configured} if isinstance(configured, int) else set(configured or ())
     vocabulary = tokenizer.get_vocab()
-    return frozenset(ends | {vocabulary[token] for token in family.dialect.end_of_turn if token in vocabulary})
+    return frozenset(named | {vocabulary[token] for token in family.dialect.end_of_turn if token in vocabulary})

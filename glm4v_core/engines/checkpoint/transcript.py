@@ -19,20 +19,20 @@ class Vocabulary:
     """The tokens that mean something to whoever reads an answer token by token.
 
     Attributes:
-        ends: tokens that end the answer and are not part of it.
+        stop_token_ids: tokens that end the answer and are not part of it.
         think: opening and closing token of a thought.
         end_thinking: tokens that close a thought from outside.
         size: width of the model's logits.
     """
 
     table: TokenBytes
-    ends: frozenset[int]
+    stop_token_ids: frozenset[int]
     think: tuple[int, int] | None
     end_thinking: tuple[int, ...]
     size: int
 
 
-def vocabulary_of(tokenizer: Any, family: Family, ends: frozenset[int], size: int) -> Vocabulary:
+def vocabulary_of(tokenizer: Any, family: Family, stop_token_ids: frozenset[int], size: int) -> Vocabulary:
     """Gather what a tokenizer and its family say."""
     dialect = family.dialect
     think = None
@@ -40,7 +40,7 @@ def vocabulary_of(tokenizer: Any, family: Family, ends: frozenset[int], size: in
         opening, closing = tokenizer.convert_tokens_to_ids(list(dialect.think))
         think = (opening, closing)
     closing_text = tokenizer(dialect.end_thinking, add_special_tokens=False)["input_ids"]
-    return Vocabulary(TokenBytes(tokenizer), ends, think, tuple(closing_text), size)
+    return Vocabulary(TokenBytes(tokenizer), stop_token_ids, think, tuple(closing_text), size)
 
 
 @dataclass(slots=True)
@@ -60,10 +60,10 @@ class Transcript:
     """Follows one answer.
 
     Attributes:
-        tokens: all of them, an end token included.
+        tokens: all of them, a stop token included.
         thinking: how many of them are thought.
         in_thought: whether the next one continues a thought.
-        ended: whether the last one was an end token.
+        ended: whether the last one was a stop token.
         finish: why the answer is over; None while it is not.
     """
 
@@ -88,7 +88,7 @@ class Transcript:
         """Take the next token and return what can be shown now; `conclude` must follow."""
         self.tokens.append(token)
         self._unsent += 1
-        self.ended = token in self._vocabulary.ends
+        self.ended = token in self._vocabulary.stop_token_ids
         text = "" if self.ended else self._show(token)
         if not self.ended:
             self._track(token)

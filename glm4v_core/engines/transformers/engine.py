@@ -18,12 +18,12 @@ from glm4v_core.engines.transformers.generation import Generation
 from glm4v_core.engines.transformers.grammars import Grammars
 from glm4v_core.engines.transformers.loading import Checkpoint, load_checkpoint
 from glm4v_core.engines.transformers.options import TransformersOptions
-from glm4v_core.engines.transformers.prompts import PixelJobs, PreparedPrompt, Preparer
+from glm4v_core.engines.transformers.prompts import PreparedPrompt, Preparer
 from glm4v_core.engines.transformers.reuse import ReuseCache
 from glm4v_core.engines.transformers.runner import Runner
-from glm4v_core.engines.transformers.sampling import Chooser
-from glm4v_core.engines.transformers.scheduler import Scheduler
+from glm4v_core.engines.transformers.sampling import Sampler
 from glm4v_core.engines.transformers.vision import Vision
+from glm4v_core.engines.transformers.worker import Worker
 from glm4v_core.errors import ConfigError, EngineClosedError
 from glm4v_core.types import Piece, Request
 
@@ -70,10 +70,9 @@ class TransformersEngine:
             OutOfMemoryError: this request did not fit; others go on.
             EngineDeadError, EngineClosedError: the engine is gone.
         """
-        clock = Clock()
-        machine = self._open()
-        generation = await machine.generation(request, clock)
-        machine.scheduler.submit(generation)
+        clock, machine, loop = Clock(), self._open(), asyncio.get_running_loop()
+        generation = await loop.run_in_executor(machine.threads, machine.generation, request, clock, loop)
+        machine.worker.submit(generation)
         finished = False
         try:
             while not finished:
@@ -84,11 +83,12 @@ class TransformersEngine:
                 yield item
         finally:
             if not finished:
-                machine.scheduler.cancel(generation)
+                machine.worker.cancel(generation)
 
     async def count_tokens(self, request: Request) -> TokenCount:
         """Count a request's prompt exactly, without making any pixels."""
-        prompt = await self._open().prompt(request)
+        machine = self._open()
+        prompt = await asyncio.get_running_loop().run_in_executor(machine.threads, machine.prompt, request)
         return TokenCount(len(prompt.ids), prompt.image_tokens)
 
     async def close(self) -> None:
@@ -103,12 +103,16 @@ class TransformersEngine:
     def _open(self) -> _Machine:
         if self._machine is None:
             raise EngineClosedError("The engine was closed.")
-        self._machine.scheduler.check()
+        self._machine.worker.check()
         return self._machine
 
 
 class _Machine:
-    """Everything that holds on to the model."""
+    """Everything that holds on to the model.
+
+    Attributes:
+        threads: run `prompt` and `generation`, and make patches of images.
+    """
 
     def __init__(self, checkpoint: Checkpoint, options: TransformersOptions, info: EngineInfo) -> None:
         self._options = options
@@ -119,39 +123,33 @@ class _Machine:
         self._vocabulary = checkpoint.vocabulary()
         self._grammars = Grammars(checkpoint)
         self._preparer = Preparer(checkpoint, max_image_tokens=options.max_image_tokens)
-        self._threads = ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="glm4v-prepare")
-        runner = Runner(checkpoint.model, rows=options.slots)
-        self._device = runner.device
-        reuse = ReuseCache(_cache_bytes(options, runner.device))
+        self.threads = ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="glm4v-prepare")
+        self._device: torch.device = checkpoint.model.lm_head.weight.device
+        reuse = ReuseCache(_cache_bytes(options, self._device))
         # One page after the other keeps a CPU's caches warm; an accelerator wants many at once.
-        patches = 1 if runner.device.type == "cpu" else ACCELERATOR_PATCHES
-        vision = Vision(runner, reuse, PixelJobs(self._preparer, self._threads), patches=patches)
-        self.scheduler = Scheduler(runner, vision, reuse, slots=options.slots)
-
-    async def prompt(self, request: Request) -> PreparedPrompt:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self._prepare, request)
-
-    async def generation(self, request: Request, clock: Clock) -> Generation:
-        """Prepare a request in another thread."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, self._generation, request, clock, loop)
+        most = 1 if self._device.type == "cpu" else ACCELERATOR_PATCHES
+        vision = Vision(checkpoint.model, reuse, self.threads, self._preparer.patches, most=most)
+        self.worker = Worker(Runner(checkpoint.model, rows=options.slots), vision, reuse, slots=options.slots)
 
     def close(self) -> None:
-        self.scheduler.close()
-        self._threads.shutdown(cancel_futures=True)
+        """Stop the worker, then the threads."""
+        self.worker.close()
+        self.threads.shutdown(cancel_futures=True)
 
-    def _prepare(self, request: Request) -> PreparedPrompt:
+    def prompt(self, request: Request) -> PreparedPrompt:
+        """Return a request's prompt as the model reads it."""
         return self._preparer.prepare(self._template.render(request))
 
-    def _generation(self, request: Request, clock: Clock, loop: asyncio.AbstractEventLoop) -> Generation:
-        prompt = self._prepare(request)
+    def generation(self, request: Request, clock: Clock, loop: asyncio.AbstractEventLoop) -> Generation:
+        """Return a request ready to be submitted; its pieces go to `loop`."""
+        prompt = self.prompt(request)
         wanted = new_tokens(request, self._info, len(prompt.ids))
         matcher = self._grammars.matcher(request)
-        chooser = Chooser(
+        sampler = Sampler(
             request.sampling, prompt.ids, size=self._vocabulary.size, device=self._device, matcher=matcher
         )
         return Generation(
-            request, prompt, chooser, self._vocabulary, self._options, max_tokens=wanted, clock=clock, loop=loop
+            request, prompt, sampler, self._vocabulary, self._options, max_tokens=wanted, clock=clock, loop=loop
         )
 
 

@@ -20,7 +20,7 @@ class Grammars:
         self._dialect = checkpoint.family.dialect
         self._hf_tokenizer = checkpoint.tokenizer
         self._size: int = checkpoint.model.lm_head.weight.shape[0]
-        self._ends = sorted(checkpoint.ends)
+        self._stop_token_ids = sorted(checkpoint.stop_token_ids)
         self._lock = threading.Lock()
         self._tokenizer: Any = None
 
@@ -46,5 +46,7 @@ class Grammars:
 
         with self._lock:
             if self._tokenizer is None:
-                self._tokenizer = from_tokenizer(self._hf_tokenizer, n_vocab=self._size, eos_token=self._ends or None)
+                self._tokenizer = from_tokenizer(
+                    self._hf_tokenizer, n_vocab=self._size, eos_token=self._stop_token_ids or None
+                )
             return self._tokenizer

@@ -12,10 +12,9 @@ import torch
 from glm4v_core.dialect.families import Family
 from glm4v_core.engines.checkpoint.files import load_image_processor, read_files
 from glm4v_core.engines.checkpoint.transcript import Vocabulary, vocabulary_of
-from glm4v_core.engines.transformers.cache import ATTENTION
+from glm4v_core.engines.transformers.attention import adapt
 from glm4v_core.engines.transformers.options import TransformersOptions
 from glm4v_core.engines.transformers.quiet import without_progress_bars
-from glm4v_core.engines.transformers.vision import PatchProjection
 from glm4v_core.errors import MissingDependencyError, ModelLoadError, UnsupportedError
 
 
@@ -26,7 +25,7 @@ class Checkpoint:
     Attributes:
         model: a `...ForConditionalGeneration` of one of the three GLM-V architectures, on its device.
         template: the chat template's text; None for a base model.
-        ends: tokens that end an answer.
+        stop_token_ids: tokens that end an answer.
     """
 
     name: str
@@ -35,11 +34,11 @@ class Checkpoint:
     tokenizer: Any
     image_processor: Any
     template: str | None
-    ends: frozenset[int]
+    stop_token_ids: frozenset[int]
 
     def vocabulary(self) -> Vocabulary:
         """Gather the tokens that mean something to the decode loop."""
-        return vocabulary_of(self.tokenizer, self.family, self.ends, self.model.lm_head.weight.shape[0])
+        return vocabulary_of(self.tokenizer, self.family, self.stop_token_ids, self.model.lm_head.weight.shape[0])
 
 
 def load_checkpoint(model: str | os.PathLike[str], options: TransformersOptions) -> Checkpoint:
@@ -57,7 +56,9 @@ def load_checkpoint(model: str | os.PathLike[str], options: TransformersOptions)
     if loaded.config.image_token_id != files.tokenizer.convert_tokens_to_ids(files.family.dialect.image_placeholder):
         raise ModelLoadError("The tokenizer's image token is not the one that the configuration names.")
     processor = load_image_processor(files.folder)
-    return Checkpoint(files.name, files.family, loaded, files.tokenizer, processor, files.template, files.ends)
+    return Checkpoint(
+        files.name, files.family, loaded, files.tokenizer, processor, files.template, files.stop_token_ids
+    )
 
 
 def choose_device(name: str) -> torch.device:
@@ -74,15 +75,6 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     if name == "auto":
         return torch.float32 if device.type == "cpu" else torch.bfloat16
     return torch.float32 if name == "float32" else torch.bfloat16
-
-
-def adapt(model: Any) -> Any:
-    """Put the engine's attention and patch projection into a model."""
-    model.model.language_model.set_attn_implementation(ATTENTION)
-    embedding = model.model.visual.patch_embed
-    if not isinstance(embedding.proj, PatchProjection):
-        embedding.proj = PatchProjection(embedding.proj)
-    return model.eval()
 
 
 def _check_family(family: Family) -> None:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
@@ -15,7 +13,7 @@ import torch
 from glm4v_core.dialect.parsing import Phase
 from glm4v_core.dialect.template import Prompt
 from glm4v_core.engines.checkpoint.images import ImageRuler, MeasuredImage, PromptTokenizer
-from glm4v_core.engines.transformers.reuse import Identity
+from glm4v_core.engines.transformers.prefixes import Identity
 
 if TYPE_CHECKING:
     from glm4v_core.engines.transformers.loading import Checkpoint
@@ -27,16 +25,16 @@ class PreparedPrompt:
 
     Attributes:
         ids: token ids, with one image token per visual token.
-        identity: see `reuse.Identity`.
+        identity: see `prefixes.Identity`.
         positions: [3, tokens], in time, height and width.
-        shift: what the next token's position is beyond its index.
+        rope_delta: mRoPE offset, the position of the next token minus its index (transformers' `rope_deltas`).
         phase: in which state the output starts.
     """
 
     ids: list[int]
     identity: Identity
     positions: torch.Tensor
-    shift: int
+    rope_delta: int
     images: tuple[MeasuredImage, ...]
     phase: Phase
 
@@ -64,8 +62,8 @@ class Preparer:
         """
         tokenized = self._tokenizer.tokenize(prompt)
         ids, identity = self._expand(tokenized.ids, tokenized.images)
-        positions, shift = self._positions(ids, tokenized.images)
-        return PreparedPrompt(ids, identity, positions, shift, tokenized.images, prompt.phase)
+        positions, rope_delta = self._positions(ids, tokenized.images)
+        return PreparedPrompt(ids, identity, positions, rope_delta, tokenized.images, prompt.phase)
 
     def patches(self, image: MeasuredImage) -> torch.Tensor:
         """Resize, normalise and cut one image, [patches, patch size]."""
@@ -89,26 +87,11 @@ class Preparer:
             return torch.arange(len(ids)).expand(3, -1), 0
         tokens = torch.tensor([ids])
         grids = torch.tensor([[1, image.rows, image.columns] for image in images])
-        positions, shift = self._rope_index(tokens, (tokens == self._image_token).int(), image_grid_thw=grids)
-        return positions[:, 0], int(shift)
+        positions, rope_delta = self._rope_index(tokens, (tokens == self._image_token).int(), image_grid_thw=grids)
+        return positions[:, 0], int(rope_delta)
 
 
 def _number(key: str) -> int:
     """Make a negative 63-bit number of an image's key: no token id, and no other image's number."""
     digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
     return -1 - (int.from_bytes(digest) >> 1)
-
-
-class PixelJobs:
-    """Makes patches in other threads, each image once however many requests wait for it."""
-
-    def __init__(self, preparer: Preparer, executor: Executor) -> None:
-        self._preparer = preparer
-        self._executor = executor
-        self._running: WeakValueDictionary[str, Future[torch.Tensor]] = WeakValueDictionary()
-
-    def start(self, image: MeasuredImage) -> Future[torch.Tensor]:
-        job = self._running.get(image.key)
-        if job is None:
-            job = self._running[image.key] = self._executor.submit(self._preparer.patches, image)
-        return job

@@ -1,4 +1,4 @@
-"""What was computed once and may be needed again: features of images, and keys and values of prompt beginnings."""
+"""Tensors that may be needed again, under one bound on their bytes: features of images, keys and values of prompts."""
 
 from __future__ import annotations
 
@@ -7,22 +7,18 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 if TYPE_CHECKING:
     import torch
 
-Identity = np.ndarray[tuple[int], np.dtype[np.int64]]
-"""One number per prompt token: its id, or for a visual token the image's hash, made negative."""
 
-SHORTEST_PREFIX = 16
-"""Prompt beginnings under this many tokens are faster computed than looked up."""
+def _nothing() -> None:
+    return
 
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
     tensor: torch.Tensor
-    identity: Identity | None = None
+    dropped: Callable[[], None]
 
     @property
     def size(self) -> int:
@@ -30,7 +26,11 @@ class _Entry:
 
 
 class ReuseCache:
-    """Keeps tensors under one bound on their bytes; the least recently used go first. Not thread-safe."""
+    """Keeps tensors by key; the least recently used go first. Not thread-safe.
+
+    Args:
+        capacity: most bytes held; 0 keeps nothing.
+    """
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
@@ -49,74 +49,39 @@ class ReuseCache:
         """Bytes held."""
         return self._size
 
-    def features(self, key: str) -> torch.Tensor | None:
-        """Return an image's visual tokens, [tokens, hidden size]."""
+    def get(self, key: Hashable) -> torch.Tensor | None:
+        """Return a tensor, which becomes the most recently used one; None if it is not held."""
         if key not in self._entries:
             return None
         self._entries.move_to_end(key)
         return self._entries[key].tensor
 
-    def keep_features(self, key: str, features: torch.Tensor) -> None:
-        self._keep(key, _Entry(features))
-
-    def prefix(self, identity: Identity) -> tuple[int, torch.Tensor | None]:
-        """Find the stored prompt that shares the longest beginning with this one.
-
-        Returns:
-            How many tokens are shared, at least one fewer than the prompt has, and their keys and values.
-        """
-        best, found = 0, None
-        for key, entry in self._entries.items():
-            if entry.identity is not None and (shared := common_prefix(entry.identity, identity)) > best:
-                best, found = shared, key
-        best = min(best, len(identity) - 1)
-        if found is None or best < SHORTEST_PREFIX:
-            return 0, None
-        self._entries.move_to_end(found)
-        return best, self._entries[found].tensor[:, :, :, :best]
-
-    def keep_prefix(self, identity: Identity, known: int, export: Callable[[], torch.Tensor]) -> None:
-        """Store a prompt's keys and values, unless most of it is stored already.
+    def keep(self, key: Hashable, tensor: torch.Tensor, dropped: Callable[[], None] = _nothing) -> bool:
+        """Hold a tensor, in place of one with the same key; return whether it fits at all.
 
         Args:
-            identity: the whole prompt's.
-            known: what `prefix` returned for it.
-            export: copies the keys and values; called only when they are kept.
+            dropped: called once the tensor is no longer held, whatever the reason.
         """
-        if not self.enabled or len(identity) < SHORTEST_PREFIX or known > 0.75 * len(identity):
-            return
-        covered = [
-            key
-            for key, entry in self._entries.items()
-            if entry.identity is not None and common_prefix(entry.identity, identity) == len(entry.identity)
-        ]
-        for key in covered:
-            self._drop(key)
-        self._keep(identity.tobytes(), _Entry(export(), identity))
-
-    def clear(self) -> bool:
-        """Forget everything; tell whether there was anything."""
-        had = bool(self._entries)
-        self._entries.clear()
-        self._size = 0
-        return had
-
-    def _keep(self, key: Hashable, entry: _Entry) -> None:
+        entry = _Entry(tensor, dropped)
         if entry.size > self._capacity:
-            return
-        if key in self._entries:
-            self._drop(key)
+            return False
+        self.drop(key)
         self._entries[key] = entry
         self._size += entry.size
         while self._size > self._capacity:
-            self._drop(next(iter(self._entries)))
+            self.drop(next(iter(self._entries)))
+        return True
 
-    def _drop(self, key: Hashable) -> None:
-        self._size -= self._entries.pop(key).size
+    def drop(self, key: Hashable) -> None:
+        """Stop holding a tensor; a key that is not held is ignored."""
+        entry = self._entries.pop(key, None)
+        if entry is not None:
+            self._size -= entry.size
+            entry.dropped()
 
-
-def common_prefix(one: Identity, other: Identity) -> int:
-    """Count the equal tokens at the beginning of two prompts."""
-    length = min(len(one), len(other))
-    different = one[:length] != other[:length]
-    return int(different.argmax()) if different.any() else length
+    def clear(self) -> bool:
+        """Drop everything; return whether there was anything."""
+        had = bool(self._entries)
+        for key in list(self._entries):
+            self.drop(key)
+        return had

@@ -1,24 +1,25 @@
-"""The model's forward passes: image features, prompts into slots, one token for every slot."""
+"""The forward passes of the text model: prompts into rows of the cache, one token for every row."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 
-from glm4v_core.engines.transformers.cache import BLOCK, Slots
+from glm4v_core.engines.transformers.cache import BLOCK, SlotCache
 
 
 @dataclass(frozen=True, slots=True)
-class PromptTail:
+class Suffix:
     """The part of a prompt that is not stored yet.
 
     Attributes:
         ids: its tokens.
         start: tokens that are stored already.
-        stored: keys and values of these, as `Slots.export` returns them.
+        stored: keys and values of these, [layers, 2, heads, start, head size]; None without any.
         positions: [3, tokens].
         features: [visual tokens in `ids`, hidden size], None without any.
     """
@@ -31,10 +32,14 @@ class PromptTail:
 
 
 class Runner:
-    """Runs one model over its slots. Rows are numbered 0 to occupied - 1, without gaps."""
+    """Runs one model over its cache. Rows are numbered 0 to occupied - 1, without gaps.
+
+    Args:
+        model: a `...ForConditionalGeneration` of the family.
+        rows: most rows of the cache.
+    """
 
     def __init__(self, model: Any, *, rows: int) -> None:
-        self._model = model.model
         self._text = model.model.language_model
         self._head = model.lm_head
         self._embed = model.get_input_embeddings()
@@ -43,89 +48,79 @@ class Runner:
         attention = self._text.layers[0].self_attn
         heads = model.config.text_config.num_key_value_heads
         self.device: torch.device = self._head.weight.device
-        self.slots = Slots(
+        self.cache = SlotCache(
             layers=len(self._text.layers),
             heads=heads,
             head_size=attention.head_dim,
             device=self.device,
             dtype=self._head.weight.dtype,
         )
+        self._forward = partial(self._text, past_key_values=self.cache, use_cache=True)
 
-    def encode(self, patches: Sequence[torch.Tensor], grids: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """Return the visual tokens of images, [tokens, hidden size] each."""
-        pixels = torch.cat(list(patches)).to(self.device)
-        output = self._model.get_image_features(pixels, torch.cat(list(grids)).to(self.device))
-        # Own memory for each image, so that dropping one from the cache gives its bytes back.
-        return [features.clone() for features in output.pooler_output]
-
-    def prefill(self, first: int, tails: Sequence[PromptTail]) -> torch.Tensor:
+    def prefill(self, first: int, suffixes: Sequence[Suffix]) -> torch.Tensor:
         """Read prompts into the rows from `first` on and return the logits behind each, [rows, vocabulary].
 
         Shorter prompts are padded on the right: what is written there is overwritten before it is ever read.
         """
-        rows = slice(first, first + len(tails))
-        width = max(len(tail.ids) for tail in tails)
-        length = max(tail.start for tail in tails) + width
-        self.slots.reserve(self._grown(rows.stop), length)
-        for row, tail in enumerate(tails, first):
-            if tail.stored is not None:
-                self.slots.restore(row, tail.stored)
-        places = torch.tensor([[tail.start] for tail in tails], device=self.device)
+        rows = slice(first, first + len(suffixes))
+        width = max(len(suffix.ids) for suffix in suffixes)
+        length = max(suffix.start for suffix in suffixes) + width
+        self.cache.reserve(self._grown(rows.stop), length)
+        for row, suffix in enumerate(suffixes, first):
+            if suffix.stored is not None:
+                self.cache.restore(row, suffix.stored)
+        places = torch.tensor([[suffix.start] for suffix in suffixes], device=self.device)
         places = places + torch.arange(width, device=self.device)
-        fresh = not any(tail.start for tail in tails)
-        self.slots.aim(rows, places, length, fresh=fresh)
+        fresh = not any(suffix.start for suffix in suffixes)
+        self.cache.aim(rows, places, length, fresh=fresh)
         mask = None if fresh else torch.arange(length, device=self.device) <= places[:, None, :, None]
-        hidden = self._forward(self._embedded(tails, width), self._positions(tails, width), mask)
-        last = torch.tensor([len(tail.ids) - 1 for tail in tails], device=self.device)
-        return self._logits(hidden[torch.arange(len(tails), device=self.device), last])
+        embedded, positions = self._embedded(suffixes, width), self._positions(suffixes, width)
+        output = self._forward(inputs_embeds=embedded, position_ids=positions, attention_mask=mask)
+        last = torch.tensor([len(suffix.ids) - 1 for suffix in suffixes], device=self.device)
+        logits: torch.Tensor = self._head(
+            output.last_hidden_state[torch.arange(len(suffixes), device=self.device), last]
+        )
+        return logits
 
-    def decode(self, tokens: Sequence[int], lengths: Sequence[int], shifts: Sequence[int]) -> torch.Tensor:
+    def decode(self, tokens: Sequence[int], lengths: Sequence[int], rope_deltas: Sequence[int]) -> torch.Tensor:
         """Read one more token in every occupied row and return the logits behind it, [rows, vocabulary].
 
         Args:
             tokens: the newest token of each row.
             lengths: tokens stored in each row so far.
-            shifts: what each row's position is beyond its length.
+            rope_deltas: what each row's next position is beyond its length.
         """
         rows = len(tokens)
         length = -(-(max(lengths) + 1) // BLOCK) * BLOCK
-        self.slots.reserve(rows, length)
-        state = torch.tensor([tokens, lengths, shifts]).to(self.device)
+        self.cache.reserve(rows, length)
+        state = torch.tensor([tokens, lengths, rope_deltas]).to(self.device)
         places = state[1][:, None]
-        self.slots.aim(slice(0, rows), places, length)
+        self.cache.aim(slice(0, rows), places, length)
         mask = torch.arange(length, device=self.device) <= places[:, :, None, None]
         positions = (places + state[2][:, None]).expand(3, -1, -1)
-        hidden = self._forward(self._embed(state[0][:, None]), positions, mask)
-        return self._logits(hidden[:, 0])
-
-    def _forward(self, embedded: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        output = self._text(
-            inputs_embeds=embedded,
-            position_ids=positions,
-            attention_mask=mask,
-            past_key_values=self.slots,
-            use_cache=True,
-        )
-        hidden: torch.Tensor = output.last_hidden_state
-        return hidden
-
-    def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self._head(hidden)
+        embedded = self._embed(state[0][:, None])
+        output = self._forward(inputs_embeds=embedded, position_ids=positions, attention_mask=mask)
+        logits: torch.Tensor = self._head(output.last_hidden_state[:, 0])
         return logits
 
-    def _embedded(self, tails: Sequence[PromptTail], width: int) -> torch.Tensor:
+    def _embedded(self, suffixes: Sequence[Suffix], width: int) -> torch.Tensor:
+        """Return what the text model reads, [rows, width, hidden size]: embedded tokens, features in images' places."""
+        # Features go wherever the image token is, so the padding must be another token; any other one will do.
         padding = next(token for token in (0, 1) if token != self._image_token)
-        ids = torch.tensor([[*tail.ids, *[padding] * (width - len(tail.ids))] for tail in tails]).to(self.device)
+        ids = torch.tensor([[*suffix.ids, *[padding] * (width - len(suffix.ids))] for suffix in suffixes]).to(
+            self.device
+        )
         embedded: torch.Tensor = self._embed(ids)
-        features = [tail.features for tail in tails if tail.features is not None]
+        features = [suffix.features for suffix in suffixes if suffix.features is not None]
         if features:
             embedded[ids == self._image_token] = torch.cat(features).to(embedded.dtype)
         return embedded
 
-    def _positions(self, tails: Sequence[PromptTail], width: int) -> torch.Tensor:
-        positions = torch.zeros(3, len(tails), width, dtype=torch.long)
-        for row, tail in enumerate(tails):
-            positions[:, row, : len(tail.ids)] = tail.positions
+    def _positions(self, suffixes: Sequence[Suffix], width: int) -> torch.Tensor:
+        """Return time, height and width of every token, [3, rows, width]; 0 for padding."""
+        positions = torch.zeros(3, len(suffixes), width, dtype=torch.long)
+        for row, suffix in enumerate(suffixes):
+            positions[:, row, : len(suffix.ids)] = suffix.positions
         return positions.to(self.device)
 
     def _grown(self, rows: int) -> int:

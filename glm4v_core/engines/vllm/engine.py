@@ -142,7 +142,7 @@ class _Running:
         self.llm: AsyncLLM = loaded.llm
         self.options = loaded.options
         files = loaded.files
-        self.vocabulary = vocabulary_of(files.tokenizer, files.family, files.ends, len(files.tokenizer))
+        self.vocabulary = vocabulary_of(files.tokenizer, files.family, files.stop_token_ids, len(files.tokenizer))
         self._info = info
         self._family = files.family
         self._template = ChatTemplate(files.template, files.family.dialect, files.tokenizer.special_tokens_map)
@@ -226,7 +226,9 @@ class _Running:
         if grammar is not None and self._family.remote_tokenizer:
             raise UnsupportedError(f"{self._family.name} takes no constraint: vLLM cannot read its tokenizer for one.")
         pixels = [self._pages.get(image) for image in tokenized.images]
-        settings = sampling_of(request, sorted(self.vocabulary.ends), wanted, budget=dialect.think is not None)
+        settings = sampling_of(
+            request, sorted(self.vocabulary.stop_token_ids), wanted, budget=dialect.think is not None
+        )
         structured = None if grammar is None else StructuredOutputsParams(grammar=grammar.text)
         try:
             parameters = SamplingParams(**settings, output_kind=RequestOutputKind.DELTA, structured_outputs=structured)

@@ -38,7 +38,7 @@ def prompt_of(tokenized: TokenizedPrompt, pixels: Sequence[PIL.Image.Image], sho
     return prompt
 
 
-def sampling_of(request: Request, ends: Sequence[int], max_tokens: int, *, budget: bool) -> dict[str, Any]:
+def sampling_of(request: Request, stop_token_ids: Sequence[int], max_tokens: int, *, budget: bool) -> dict[str, Any]:
     """Write sampling parameters, all but the grammar and the kind of output.
 
     Tokens come back without text: what they say, where a stop string or a loop ends them, is decided by `Transcript`,
@@ -56,7 +56,7 @@ def sampling_of(request: Request, ends: Sequence[int], max_tokens: int, *, budge
         "seed": sampling.seed,
         "logprobs": sampling.logprobs,
         "max_tokens": max_tokens,
-        "stop_token_ids": list(ends),
+        "stop_token_ids": list(stop_token_ids),
         "detokenize": False,
         "skip_special_tokens": False,
     }

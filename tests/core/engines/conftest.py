@@ -42,7 +42,7 @@ def checkpoint(checkpoint_folder: Path) -> Checkpoint:
 @pytest.fixture(scope="session")
 def endless(checkpoint: Checkpoint) -> Checkpoint:
     """The same model without end tokens: every answer is as long as it may be."""
-    return replace(checkpoint, ends=frozenset())
+    return replace(checkpoint, stop_token_ids=frozenset())
 
 
 @pytest.fixture

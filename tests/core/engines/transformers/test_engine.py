@@ -48,7 +48,7 @@ def generated(folder: Path, checkpoint: Checkpoint, request: Request, **settings
     output = model.generate(
         input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=limit, **inputs, **settings
     )
-    tokens = [token for token in output[0, ids.shape[1] :].tolist() if token not in checkpoint.ends]
+    tokens = [token for token in output[0, ids.shape[1] :].tolist() if token not in checkpoint.stop_token_ids]
     return str(tokenizer.decode(tokens, skip_special_tokens=False)).rstrip("\ufffd")
 
 

@@ -14,7 +14,7 @@ from glm4v_core.engines.checkpoint.transcript import is_loop
 from glm4v_core.engines.transformers.engine import TransformersEngine
 from glm4v_core.engines.transformers.loading import Checkpoint
 from glm4v_core.engines.transformers.options import TransformersOptions
-from glm4v_core.engines.transformers.sampling import Chooser, choose
+from glm4v_core.engines.transformers.sampling import Sampler, sample
 from glm4v_core.types import Sampling
 from tests.support.talking import MIXED, always_says, answer, answers, ask, page
 
@@ -55,8 +55,8 @@ async def test_greedy_neighbours_do_not_notice_sampling_ones(engine: Transformer
 
 
 def draws(settings: Sampling, logits: torch.Tensor, count: int = 4000) -> torch.Tensor:
-    chooser = Chooser(settings, [], size=len(logits), device=logits.device, matcher=None)
-    tokens = [choose(logits[None].clone(), [chooser])[0][0] for _ in range(count)]
+    sampler = Sampler(settings, [], size=len(logits), device=logits.device, matcher=None)
+    tokens = [sample(logits[None].clone(), [sampler])[0][0] for _ in range(count)]
     return torch.bincount(torch.tensor(tokens), minlength=len(logits)) / count
 
 
@@ -78,11 +78,11 @@ def test_draws_follow_their_distribution(settings: Sampling, expected: list[floa
 
 def test_a_penalty_counts_prompt_and_completion() -> None:
     logits = torch.tensor([[1.0, 0.9, -0.1, -0.2]])
-    chooser = Chooser(Sampling(temperature=0, repetition_penalty=2.0), [0], size=4, device=logits.device, matcher=None)
+    sampler = Sampler(Sampling(temperature=0, repetition_penalty=2.0), [0], size=4, device=logits.device, matcher=None)
     chosen = []
     for _ in range(3):
-        [token], _ = choose(logits.clone(), [chooser])
-        chooser.note(token)
+        [token], _ = sample(logits.clone(), [sampler])
+        sampler.note(token)
         chosen.append(token)
     # 0 is in the prompt and counts half; then 1 counts half too, and 0 is the larger of the two.
     assert chosen == [1, 0, 0]

@@ -235,7 +235,7 @@ class TestLegacy:
         monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path))
         files = read_files(folder, COMMIT, remote_code=True)
         assert any(COMMIT in record.message and record.levelname == "WARNING" for record in caplog.records)
-        assert (files.family.name, files.ends) == ("GLM-4v-9b", {256, 263, 265})
+        assert (files.family.name, files.stop_token_ids) == ("GLM-4v-9b", {256, 263, 265})
         table = TokenBytes(files.tokenizer)
         tokenizer = PromptTokenizer(files.tokenizer, 256, SquareRuler(112, 14))
         request = ask(page(1), "Réad")
