@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from glm4v_core.dialect.families import Family, family_named
 from glm4v_core.engines import EngineInfo, TokenCount, new_tokens
-from glm4v_core.engines.checkpoint.tokens import StopStrings
+from glm4v_core.engines.checkpoint.stop_strings import StopStrings
 from glm4v_core.errors import EngineClosedError, EngineError
 from glm4v_core.media.image import Image
 from glm4v_core.types import FinishReason, Part, Piece, Request, Text, Timings, ToolResult, Usage

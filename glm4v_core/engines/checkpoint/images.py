@@ -5,10 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from glm4v_core.dialect.parsing import Phase
 from glm4v_core.dialect.resize import visual_size
-from glm4v_core.dialect.template import Prompt
-from glm4v_core.errors import MessageError
 from glm4v_core.media.image import Image
 
 
@@ -31,20 +28,20 @@ class MeasuredImage:
     tokens: int
 
 
-class Ruler(Protocol):
-    """Tells in which size a model sees images."""
+class ImageSizer(Protocol):
+    """Determines the size in which a model sees images."""
 
     def bounds(self) -> dict[str, int]:
-        """Return the least and the largest area of an image, over two frames."""
+        """Return the least and the largest area of an image, in pixels over two frames."""
         ...
 
     def measure(self, image: Image) -> MeasuredImage:
-        """Tell how an image will be resized."""
+        """Return the size of an image and what it costs."""
         ...
 
 
-class SquareRuler:
-    """Measures for the first generation: every image becomes one square.
+class SquareSizer:
+    """The image sizer of the first generation: every image becomes one square.
 
     Args:
         side: pixels of the square.
@@ -63,8 +60,8 @@ class SquareRuler:
         return MeasuredImage(image, f"{image.sha256}:{self._side}", self.bounds(), count, count, tokens)
 
 
-class ImageRuler:
-    """Measures images as the image processor of one checkpoint resizes them. Thread-safe.
+class ProcessorSizer:
+    """Sizes images as the image processor of one checkpoint resizes them. Thread-safe.
 
     Args:
         processor: an image processor of the GLM-V family.
@@ -76,7 +73,11 @@ class ImageRuler:
         self._limit = max_image_tokens
 
     def bounds(self, *limits: int | None) -> dict[str, int]:
-        """Return the processor's bounds, narrowed to so many visual tokens; they span two frames."""
+        """Return the processor's bounds, in pixels over two frames.
+
+        Args:
+            limits: visual tokens that an image may take, besides the sizer's own limit; None is no limit.
+        """
         processor = self._processor
         side = processor.patch_size * processor.merge_size
         shortest, longest = processor.size["shortest_edge"], processor.size["longest_edge"]
@@ -85,7 +86,7 @@ class ImageRuler:
         return {"shortest_edge": min(shortest, longest), "longest_edge": longest}
 
     def measure(self, image: Image) -> MeasuredImage:
-        """Tell how an image will be resized.
+        """Return the size of an image and what it costs.
 
         Raises:
             ImageShapeError: it is too elongated.
@@ -106,48 +107,3 @@ class ImageRuler:
             factor=processor.patch_size * processor.merge_size,
         )
         return height // processor.patch_size, width // processor.patch_size
-
-
-@dataclass(frozen=True, slots=True)
-class TokenizedPrompt:
-    """A prompt as token ids, with one image token for each image.
-
-    Attributes:
-        phase: in which state the output starts.
-    """
-
-    ids: list[int]
-    images: tuple[MeasuredImage, ...]
-    phase: Phase
-
-    @property
-    def image_tokens(self) -> int:
-        return sum(image.tokens for image in self.images)
-
-    @property
-    def length(self) -> int:
-        """Tokens that the model reads, each image at its full size."""
-        return len(self.ids) - len(self.images) + self.image_tokens
-
-
-class PromptTokenizer:
-    """Turns rendered prompts into token ids. Thread-safe."""
-
-    def __init__(self, tokenizer: Any, image_token: int, ruler: Ruler) -> None:
-        self._tokenizer = tokenizer
-        self._image_token = image_token
-        self._ruler = ruler
-
-    def tokenize(self, prompt: Prompt) -> TokenizedPrompt:
-        """Tokenize a prompt and measure its images.
-
-        Raises:
-            MessageError: placeholders and images do not match.
-            ImageShapeError: an image is too elongated.
-        """
-        images = tuple(self._ruler.measure(image) for image in prompt.images)
-        ids: list[int] = self._tokenizer(prompt.text, add_special_tokens=False)["input_ids"]
-        places = ids.count(self._image_token)
-        if places != len(images):
-            raise MessageError(f"The prompt has {places} places for images, but {len(images)} images are given.")
-        return TokenizedPrompt(ids, images, prompt.phase)

@@ -9,7 +9,8 @@ from typing import Any
 
 from glm4v_core.dialect.families import Family
 from glm4v_core.dialect.parsing import Phase
-from glm4v_core.engines.checkpoint.tokens import Detokenizer, StopStrings, TokenBytes
+from glm4v_core.engines.checkpoint.stop_strings import StopStrings
+from glm4v_core.engines.checkpoint.tokens import Detokenizer, TokenBytes
 from glm4v_core.engines.options import RepetitionOptions
 from glm4v_core.types import FinishReason, Piece, Request, Timings, TokenLogprob, Usage
 

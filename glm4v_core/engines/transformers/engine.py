@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import torch
 import transformers
@@ -45,17 +44,13 @@ class TransformersEngine:
         self._machine: _Machine | None = _Machine(checkpoint, options, self._info)
 
     @classmethod
-    def load(
-        cls, model: str | os.PathLike[str], options: Mapping[str, Any] | TransformersOptions = DEFAULT_OPTIONS
-    ) -> TransformersEngine:
+    def load(cls, model: str | os.PathLike[str], options: TransformersOptions = DEFAULT_OPTIONS) -> TransformersEngine:
         """Load a checkpoint folder or hub id. Takes as long as reading the weights takes.
 
         Raises:
-            UnknownOptionError: see `TransformersOptions` for what there is.
             ModelNotFoundError, ModelLoadError, UnsupportedError: see `load_checkpoint`.
+            ConfigError: `context` is more than the model can hold.
         """
-        if not isinstance(options, TransformersOptions):
-            options = TransformersOptions(**options)
         return cls(load_checkpoint(model, options), options)
 
     @property

@@ -12,7 +12,8 @@ import torch
 
 from glm4v_core.dialect.parsing import Phase
 from glm4v_core.dialect.template import Prompt
-from glm4v_core.engines.checkpoint.images import ImageRuler, MeasuredImage, PromptTokenizer
+from glm4v_core.engines.checkpoint.images import MeasuredImage, ProcessorSizer
+from glm4v_core.engines.checkpoint.prompt_tokenizer import PromptTokenizer
 from glm4v_core.engines.transformers.prefixes import Identity
 
 if TYPE_CHECKING:
@@ -50,8 +51,8 @@ class Preparer:
         self._processor = checkpoint.image_processor
         self._rope_index = checkpoint.model.model.get_rope_index
         self._image_token: int = checkpoint.model.config.image_token_id
-        ruler = ImageRuler(checkpoint.image_processor, max_image_tokens)
-        self._tokenizer = PromptTokenizer(checkpoint.tokenizer, self._image_token, ruler)
+        sizer = ProcessorSizer(checkpoint.image_processor, max_image_tokens)
+        self._tokenizer = PromptTokenizer(checkpoint.tokenizer, self._image_token, sizer)
 
     def prepare(self, prompt: Prompt) -> PreparedPrompt:
         """Tokenize a prompt, making room for its images.
@@ -72,6 +73,7 @@ class Preparer:
         return pixels
 
     def _expand(self, short: Sequence[int], images: Sequence[MeasuredImage]) -> tuple[list[int], Identity]:
+        """Repeat each image's token as often as the image has visual tokens; return the ids and the identity."""
         ids: list[int] = []
         identity: list[int] = []
         waiting = iter(images)
@@ -83,6 +85,7 @@ class Preparer:
         return ids, np.array(identity, dtype=np.int64)
 
     def _positions(self, ids: list[int], images: Sequence[MeasuredImage]) -> tuple[torch.Tensor, int]:
+        """Return the positions, [3, tokens], and the rope delta."""
         if not images:
             return torch.arange(len(ids)).expand(3, -1), 0
         tokens = torch.tensor([ids])

@@ -79,11 +79,17 @@ class Worker:
         self._abandon()
 
     def _abandon(self) -> None:
-        """Tell every caller who still waits that no more will come."""
-        self._collect(wait=False)
+        """Tell every caller who still waits that no more will come.
+
+        The device may be broken, so no row is moved and nothing is computed before they know.
+        """
+        for generation in self._arrived(wait=False):
+            if not generation.cancelled:
+                self._scheduler.submit(generation)
         for generation in self._scheduler.requests:
+            self._scheduler.leave(generation)
             if self._ending is not None:
-                self._fail(generation, self._ending())
+                self._outbox.post(generation, self._ending())
         self._outbox.send()
         self._reuse.clear()
         self._runner.cache.release()
@@ -93,7 +99,11 @@ class Worker:
 
         Only one group of prompts is read per turn, so that the answers that run already do not pause for long.
         """
-        self._collect(wait=self._scheduler.idle)
+        for generation in self._arrived(wait=self._scheduler.idle):
+            if generation.cancelled:
+                self._leave(generation)
+            else:
+                self._scheduler.submit(generation)
         for generation in self._scheduler.upcoming():
             if generation.images is None:
                 generation.images = self._vision.begin(generation.prompt.images)
@@ -111,18 +121,14 @@ class Worker:
             self._step()
             self._send()
 
-    def _collect(self, *, wait: bool) -> None:
+    def _arrived(self, *, wait: bool) -> list[Generation]:
         """Empty the inbox; with nothing to do, give memory back and wait for the next request."""
         if wait and self._inbox.empty():
             self._runner.cache.release()
         arrived = [self._inbox.get()] if wait else []
         while not self._inbox.empty():
             arrived.append(self._inbox.get())
-        for generation in arrived:
-            if generation is not None and generation.cancelled:
-                self._leave(generation)
-            elif generation is not None:
-                self._scheduler.submit(generation)
+        return [generation for generation in arrived if generation is not None]
 
     def _send(self) -> None:
         for generation in self._outbox.send():

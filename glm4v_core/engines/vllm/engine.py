@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import os
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from vllm.v1.engine.exceptions import EngineGenerateError
 from glm4v_core.dialect.grammar import compile_grammar
 from glm4v_core.dialect.template import ChatTemplate
 from glm4v_core.engines import EngineInfo, TokenCount, new_tokens
-from glm4v_core.engines.checkpoint.images import PromptTokenizer, TokenizedPrompt
+from glm4v_core.engines.checkpoint.prompt_tokenizer import PromptTokenizer, TokenizedPrompt
 from glm4v_core.engines.checkpoint.transcript import Clock, Transcript, vocabulary_of
 from glm4v_core.engines.vllm.loading import Loaded, load_llm
 from glm4v_core.engines.vllm.options import VllmOptions
@@ -54,18 +54,13 @@ class VllmEngine:
         self._running: _Running | None = _Running(loaded, self._info)
 
     @classmethod
-    def load(
-        cls, model: str | os.PathLike[str], options: Mapping[str, Any] | VllmOptions = DEFAULT_OPTIONS
-    ) -> VllmEngine:
+    def load(cls, model: str | os.PathLike[str], options: VllmOptions = DEFAULT_OPTIONS) -> VllmEngine:
         """Load a checkpoint folder or hub id; blocks until vLLM is ready to answer.
 
         Raises:
-            UnknownOptionError: see `VllmOptions` for what there is.
             MissingDependencyError: vLLM has a version that was not tested.
             ModelNotFoundError, ModelLoadError, UnsupportedError: see `load_llm`.
         """
-        if not isinstance(options, VllmOptions):
-            options = VllmOptions(**options)
         return cls(load_llm(model, options))
 
     @property
@@ -146,9 +141,9 @@ class _Running:
         self._info = info
         self._family = files.family
         self._template = ChatTemplate(files.template, files.family.dialect, files.tokenizer.special_tokens_map)
-        self._shortest: int = loaded.sight.ruler.bounds()["shortest_edge"]
-        self._tokenizer = PromptTokenizer(files.tokenizer, loaded.image_token, loaded.sight.ruler)
-        self._pages = ResizedPages(loaded.sight.patch, loaded.sight.resample)
+        self._shortest: int = loaded.vision.sizer.bounds()["shortest_edge"]
+        self._tokenizer = PromptTokenizer(files.tokenizer, loaded.image_token, loaded.vision.sizer)
+        self._pages = ResizedPages(loaded.vision.patch, loaded.vision.resample)
         adapter = loaded.options.lora
         self._lora = None if adapter is None else LoRARequest("adapter", 1, adapter)
         self._threads = ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="glm4v-prepare")

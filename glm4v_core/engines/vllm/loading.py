@@ -14,7 +14,7 @@ from vllm.platforms import current_platform
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from glm4v_core.engines.checkpoint.files import CheckpointFiles, load_image_processor, read_files
-from glm4v_core.engines.checkpoint.images import ImageRuler, Ruler, SquareRuler
+from glm4v_core.engines.checkpoint.images import ImageSizer, ProcessorSizer, SquareSizer
 from glm4v_core.engines.vllm.arguments import arguments_of, plan_of
 from glm4v_core.engines.vllm.memory import GIB, Shape, check_fit
 from glm4v_core.engines.vllm.options import VllmOptions
@@ -25,16 +25,16 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
+class VisionConfig:
     """How a checkpoint sees images.
 
     Attributes:
         patch: pixels per side of one patch.
-        cover: pixels of one visual token, over the frames that the ruler's areas span.
+        cover: pixels of one visual token, over the frames that the sizer's areas span.
         resample: Pillow's number of the filter with which images are resized.
     """
 
-    ruler: Ruler
+    sizer: ImageSizer
     patch: int
     cover: int
     resample: int
@@ -51,7 +51,7 @@ class Loaded:
     llm: AsyncLLM
     files: CheckpointFiles
     options: VllmOptions
-    sight: Sight
+    vision: VisionConfig
     image_token: int
 
 
@@ -68,27 +68,27 @@ def load_llm(model: str | os.PathLike[str], options: VllmOptions) -> Loaded:
     files = read_files(model, options.revision, remote_code=options.trust_remote_code)
     if "vllm" not in files.family.engines:
         raise UnsupportedError(f"{files.family.name} does not run on the vllm engine.")
-    sight = _sight(files, options)
+    vision = _vision_config(files, options)
     dtype = _choose_dtype(options)
-    arguments = arguments_of(files, options, dtype=dtype, size=sight.ruler.bounds())
+    arguments = arguments_of(files, options, dtype=dtype, size=vision.sizer.bounds())
     if options.check_memory:
-        _check_memory(files, options, dtype, sight)
+        _check_memory(files, options, dtype, vision)
     _log.info("vLLM loads %s in processes of its own.", files.name)
     llm = _start(arguments)
     _log.info("vLLM is ready: context of %d tokens.", llm.vllm_config.model_config.max_model_len)
     image_token = files.tokenizer.convert_tokens_to_ids(files.family.dialect.image_placeholder)
-    return Loaded(llm, files, options, sight, image_token)
+    return Loaded(llm, files, options, vision, image_token)
 
 
-def _sight(files: CheckpointFiles, options: VllmOptions) -> Sight:
+def _vision_config(files: CheckpointFiles, options: VllmOptions) -> VisionConfig:
     if files.family.remote_tokenizer:
-        vision = files.config["vision_config"]
-        side, patch = int(vision["image_size"]), int(vision["patch_size"])
-        return Sight(SquareRuler(side, patch), patch, 2 * (2 * patch) ** 2, int(PIL.Image.Resampling.BICUBIC))
+        config = files.config["vision_config"]
+        side, patch = int(config["image_size"]), int(config["patch_size"])
+        return VisionConfig(SquareSizer(side, patch), patch, 2 * (2 * patch) ** 2, int(PIL.Image.Resampling.BICUBIC))
     processor = load_image_processor(files.folder)
-    ruler = ImageRuler(processor, options.max_image_tokens)
+    sizer = ProcessorSizer(processor, options.max_image_tokens)
     cover = (processor.patch_size * processor.merge_size) ** 2 * processor.temporal_patch_size
-    return Sight(ruler, processor.patch_size, cover, int(processor.resample))
+    return VisionConfig(sizer, processor.patch_size, cover, int(processor.resample))
 
 
 def _start(arguments: dict[str, Any]) -> AsyncLLM:
@@ -118,9 +118,9 @@ def _choose_dtype(options: VllmOptions) -> str:
     return "bfloat16"
 
 
-def _check_memory(files: CheckpointFiles, options: VllmOptions, dtype: str, sight: Sight) -> None:
+def _check_memory(files: CheckpointFiles, options: VllmOptions, dtype: str, vision: VisionConfig) -> None:
     memory = current_platform.get_device_total_memory()
-    largest = sight.ruler.bounds()["longest_edge"] // sight.cover
+    largest = vision.sizer.bounds()["longest_edge"] // vision.cover
     plan = plan_of(files, options, dtype=dtype, image_tokens=largest)
     found = check_fit(Shape.of(files.config), plan, memory, share=options.gpu_memory_utilization)
     _log.info("About %.1f of %.1f GiB are needed on each device.", found.total / GIB, memory / GIB)

@@ -7,7 +7,8 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from glm4v_core.engines.checkpoint.images import MeasuredImage, TokenizedPrompt
+from glm4v_core.engines.checkpoint.images import MeasuredImage
+from glm4v_core.engines.checkpoint.prompt_tokenizer import TokenizedPrompt
 from glm4v_core.engines.checkpoint.tokens import TokenBytes
 from glm4v_core.types import Request, TokenLogprob
 

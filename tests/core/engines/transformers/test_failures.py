@@ -177,6 +177,18 @@ async def test_closing_ends_what_runs_and_what_comes(open_engine: Open, endless:
         await engine.count_tokens(ask("Hello"))
 
 
+async def test_closing_ends_all_that_run(open_engine: Open, endless: Checkpoint) -> None:
+    engine = open_engine(endless)
+    streams = [engine.stream(ask("Hello", max_tokens=4000)) for _ in range(3)]
+    for stream in streams:
+        assert isinstance(await anext(stream), Piece)
+    await engine.close()
+    for stream in streams:
+        with pytest.raises(EngineClosedError):
+            async for _ in stream:
+                pass
+
+
 async def test_closing_gives_the_model_back(checkpoint_folder: Path) -> None:
     loaded = load_checkpoint(checkpoint_folder, TransformersOptions())
     model = weakref.ref(loaded.model.lm_head)

@@ -42,7 +42,7 @@ def edit(path: Path, **changes: Any) -> None:
 
 def test_unknown_options_are_refused_by_name() -> None:
     with pytest.raises(UnknownOptionError, match=r"temprature.*slots"):
-        TransformersEngine.load("anything", {"temprature": 1, "slots": 2})
+        TransformersOptions.from_mapping({"temprature": 1, "slots": 2})
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_a_torch_device_is_accepted_as_well_as_its_name() -> None:
 
 def test_a_context_beyond_the_model_is_refused(checkpoint_folder: Path) -> None:
     with pytest.raises(ConfigError, match="4096"):
-        TransformersEngine.load(checkpoint_folder, {"context": 5000})
+        TransformersEngine.load(checkpoint_folder, TransformersOptions(context=5000))
 
 
 @pytest.mark.parametrize("model", ["no/such/folder/here", "./missing", "nobody/no-such-model", "two words"])

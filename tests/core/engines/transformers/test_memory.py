@@ -150,8 +150,8 @@ def same_beginning(index: int) -> list[int]:
 
 
 def each_shares_more(index: int) -> list[int]:
-    """Beginnings of one long prompt, each parting from it at a place of its own."""
-    return [*[7] * (170 + index), 1000 + index]
+    """Each parts from the one before it a token later."""
+    return [*range(150), *[5] * (50 + index), 1000 + index]
 
 
 @pytest.mark.parametrize("others", [unlike, same_beginning, each_shares_more])

@@ -12,7 +12,8 @@ import pytest
 
 from glm4v_core.dialect.template import ChatTemplate
 from glm4v_core.engines.checkpoint.files import CheckpointFiles, load_image_processor, read_files
-from glm4v_core.engines.checkpoint.images import ImageRuler, PromptTokenizer, SquareRuler
+from glm4v_core.engines.checkpoint.images import ProcessorSizer, SquareSizer
+from glm4v_core.engines.checkpoint.prompt_tokenizer import PromptTokenizer
 from glm4v_core.engines.checkpoint.tokens import TokenBytes
 from glm4v_core.engines.vllm.arguments import arguments_of, plan_of
 from glm4v_core.engines.vllm.memory import GIB, Plan, Shape, bytes_per_token, check_fit, needs
@@ -102,7 +103,7 @@ class TestArguments:
         assert "hf_overrides" not in arguments_of(said, VllmOptions(), dtype="float32", size={})
 
     def test_smaller_images(self, files: CheckpointFiles) -> None:
-        size = ImageRuler(load_image_processor(files.folder), 20).bounds()
+        size = ProcessorSizer(load_image_processor(files.folder), 20).bounds()
         arguments = arguments_of(files, VllmOptions(max_image_tokens=20, max_images=2), dtype="float32", size=size)
         assert arguments["mm_processor_kwargs"] == {"size": {"shortest_edge": 12544, "longest_edge": 28 * 28 * 2 * 20}}
         assert arguments["limit_mm_per_prompt"]["image"] == 2
@@ -180,10 +181,10 @@ class TestRequests:
 
     def test_images_go_by_their_content(self, files: CheckpointFiles) -> None:
         processor = load_image_processor(files.folder)
-        ruler, template = ImageRuler(processor, None), ChatTemplate(files.template, files.family.dialect)
+        sizer, template = ProcessorSizer(processor, None), ChatTemplate(files.template, files.family.dialect)
         image_token = files.tokenizer.convert_tokens_to_ids("<|image|>")
-        tokenizer = PromptTokenizer(files.tokenizer, image_token, ruler)
-        shortest = ruler.bounds()["shortest_edge"]
+        tokenizer = PromptTokenizer(files.tokenizer, image_token, sizer)
+        shortest = sizer.bounds()["shortest_edge"]
 
         def written(*parts: Any) -> dict[str, Any]:
             tokenized = tokenizer.tokenize(template.render(ask(*parts)))
@@ -202,9 +203,9 @@ class TestRequests:
 
     def test_resized_pages_are_kept_within_bounds(self, files: CheckpointFiles) -> None:
         processor = load_image_processor(files.folder)
-        ruler = ImageRuler(processor, 20)
+        sizer = ProcessorSizer(processor, 20)
         pages = ResizedPages(processor.patch_size, int(processor.resample), room=30_000)
-        first, second, third = (ruler.measure(page(seed, 280, 280)) for seed in (1, 2, 3))
+        first, second, third = (sizer.measure(page(seed, 280, 280)) for seed in (1, 2, 3))
         made = [pages.get(image) for image in (first, second, third)]
         assert [image.size for image in made] == [(112, 112)] * 3
         assert pages.get(third) is made[2]
@@ -237,7 +238,7 @@ class TestLegacy:
         assert any(COMMIT in record.message and record.levelname == "WARNING" for record in caplog.records)
         assert (files.family.name, files.stop_token_ids) == ("GLM-4v-9b", {256, 263, 265})
         table = TokenBytes(files.tokenizer)
-        tokenizer = PromptTokenizer(files.tokenizer, 256, SquareRuler(112, 14))
+        tokenizer = PromptTokenizer(files.tokenizer, 256, SquareSizer(112, 14))
         request = ask(page(1), "Réad")
         tokenized = tokenizer.tokenize(ChatTemplate(files.template, files.family.dialect).render(request))
         text = b"".join(table[token] for token in tokenized.ids).decode()
