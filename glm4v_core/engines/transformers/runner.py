@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from inspect import signature
 from typing import Any
 
 import torch
@@ -55,7 +56,9 @@ class Runner:
             device=self.device,
             dtype=self._head.weight.dtype,
         )
-        self._forward = partial(self._text, past_key_values=self.cache, use_cache=True)
+        # transformers 5.24 gave the argument a new name, and drops the old one in 5.40.
+        argument = "cache" if "cache" in signature(self._text.forward).parameters else "past_key_values"
+        self._forward = partial(self._text, **{argument: self.cache}, use_cache=True)
 
     def prefill(self, first: int, suffixes: Sequence[Suffix]) -> torch.Tensor:
         """Read prompts into the rows from `first` on and return the logits behind each, [rows, vocabulary].
