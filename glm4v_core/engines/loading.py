@@ -63,10 +63,12 @@ def choose_engine() -> tuple[str, str]:
 
 def _plan_vllm(model: str, options: Mapping[str, Any]) -> Plan:
     from glm4v_core.engines.vllm.options import VllmOptions
-    from glm4v_core.engines.vllm.support import check_vllm
+    from glm4v_core.engines.vllm.support import VLLM_RUN, check_vllm, was_run
 
     settings = VllmOptions(**options)
-    check_vllm()
+    found = check_vllm()
+    if not was_run(found):
+        _log.warning("vLLM %s is installed; glm4v was run with vLLM %s, and %s only read.", found, VLLM_RUN, found)
     source = _source(model)
 
     def load() -> Engine:

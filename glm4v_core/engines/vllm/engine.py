@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import vllm
-from vllm.exceptions import VLLMClientError
+from vllm.exceptions import GenerationError, VLLMClientError
 from vllm.lora.request import LoRARequest
 from vllm.outputs import RequestOutput
 from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
@@ -58,7 +58,7 @@ class VllmEngine:
         """Load a checkpoint folder or hub id; blocks until vLLM is ready to answer.
 
         Raises:
-            MissingDependencyError: vLLM has a version that was not tested.
+            MissingDependencyError: vLLM has a version that is not accepted.
             ModelNotFoundError, ModelLoadError, UnsupportedError: see `load_llm`.
         """
         return cls(load_llm(model, options))
@@ -175,7 +175,7 @@ class _Running:
             raise self._death() from error
         except VLLMClientError as error:
             raise InputError(f"vLLM refuses the request: {error}") from error
-        except EngineGenerateError as error:
+        except (EngineGenerateError, GenerationError) as error:
             raise EngineError(f"vLLM failed at this request: {error.__cause__ or error}") from error
         finally:
             self._requests.discard(name)

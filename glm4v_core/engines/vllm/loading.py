@@ -59,7 +59,7 @@ def load_llm(model: str | os.PathLike[str], options: VllmOptions) -> Loaded:
     """Load a folder or a hub id.
 
     Raises:
-        MissingDependencyError: vLLM has a version that was not tested.
+        MissingDependencyError: vLLM has a version that is not accepted.
         ModelNotFoundError: no such folder, or no such hub id within reach.
         ModelLoadError: the files are incomplete or broken, or the model does not fit.
         UnsupportedError: the checkpoint is of no family that this engine runs, or wants to run code of its own.

@@ -6,13 +6,21 @@ import math
 import os
 import signal
 import threading
+from collections.abc import AsyncGenerator
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
 import pytest
 from prometheus_client import REGISTRY
+from vllm.exceptions import RetryableRequestError
 
 from glm4v_core import Glm4v
+from glm4v_core.engines.checkpoint.files import load_image_processor, read_files
+from glm4v_core.engines.checkpoint.images import ImageRuler
+from glm4v_core.engines.vllm.engine import VllmEngine
+from glm4v_core.engines.vllm.loading import Loaded, Sight
+from glm4v_core.engines.vllm.options import VllmOptions
 from glm4v_core.errors import (
     EngineClosedError,
     EngineDeadError,
@@ -22,6 +30,7 @@ from glm4v_core.errors import (
     UnsupportedError,
 )
 from glm4v_core.media.image import Image
+from glm4v_core.tiny import checkpoint_path
 from glm4v_core.types import Regex, Request
 from tests.support.serving import SETTINGS, Engine, end
 from tests.support.talking import READ, ask, sample
@@ -61,6 +70,40 @@ class TestInThisProcess:
 def test_what_cannot_be_loaded_is_refused_at_once(options: dict[str, Any], reason: str) -> None:
     with pytest.raises(ModelLoadError, match=reason):
         Glm4v.load("tiny", "vllm", **options)
+
+
+class Paused:
+    """AsyncLLM as it is from 0.33 on while it sleeps: it refuses requests, where 0.32 lets them wait."""
+
+    errored = False
+    output_handler = None
+    output_processor = SimpleNamespace(propagate_error=lambda error: None)
+    vllm_config = SimpleNamespace(
+        model_config=SimpleNamespace(max_model_len=4096, dtype="torch.float32"),
+        device_config=SimpleNamespace(device_type="cpu"),
+    )
+
+    async def generate(self, *arguments: Any, **settings: Any) -> AsyncGenerator[Any, None]:
+        raise RetryableRequestError("Generation is paused.")
+        yield
+
+    async def abort(self, names: list[str]) -> None:
+        assert names == []
+
+    def shutdown(self) -> None:
+        pass
+
+
+def test_a_request_that_vllm_refuses_while_it_sleeps_ends_in_our_error() -> None:
+    files = read_files(checkpoint_path(), None)
+    sight = Sight(ImageRuler(load_image_processor(files.folder), None), 14, 1568, 3)
+    image_token = files.tokenizer.convert_tokens_to_ids(files.family.dialect.image_placeholder)
+    llm: Any = Paused()
+    with (
+        Glm4v.from_engine(VllmEngine(Loaded(llm, files, VllmOptions(), sight, image_token))) as model,
+        pytest.raises(EngineError, match=r"vLLM failed at this request: Generation is paused"),
+    ):
+        model.generate(ask("Hello", max_tokens=3))
 
 
 class TestTheEnd:

@@ -78,7 +78,7 @@ def test_vllm_with_a_gpu_is_chosen(install: Install, tmp_path: Path, caplog: pyt
         ({"cuda": False}, r"another kind of device \(xpu\)"),
         ({"capability": 75}, "GPU 1 has no bfloat16"),
         ({"version": "0.31.0"}, r"vLLM 0\.31\.0 is installed, but glm4v works with"),
-        ({"version": "0.33.0rc1"}, "is installed, but"),
+        ({"version": "0.34.0rc1"}, "is installed, but"),
     ],
 )
 def test_transformers_is_chosen_where_vllm_cannot_run(
@@ -93,8 +93,25 @@ def test_transformers_is_chosen_where_vllm_cannot_run(
 
 def test_an_untested_version_is_refused_with_the_fix(install: Install) -> None:
     install("0.40.0")
-    with pytest.raises(MissingDependencyError, match=r"vLLM 0\.40\.0.*pip install 'vllm>=0\.32,<0\.33'"):
+    with pytest.raises(MissingDependencyError, match=r"vLLM 0\.40\.0.*pip install 'vllm>=0\.32,<0\.34'"):
         plan_engine("tiny", "vllm", {})
+
+
+def test_a_version_that_was_only_read_is_taken_with_a_warning(
+    install: Install, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    install("0.33.0")
+    assert plan_engine(tmp_path, "auto", {}).key[0] == "vllm"
+    [warning] = [record.message for record in caplog.records if record.levelno == logging.WARNING]
+    assert "vLLM 0.33.0 is installed" in warning
+
+
+def test_a_version_that_was_run_is_taken_without(
+    install: Install, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    install("0.32.4")
+    assert plan_engine(tmp_path, "vllm", {}).key[0] == "vllm"
+    assert caplog.records == []
 
 
 def test_builds_under_another_name_are_recognised(install: Install) -> None:
