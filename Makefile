@@ -13,12 +13,14 @@ LABELS := invoice,receipt,letter,memo,form
 
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help demo test test-vllm lint types tests hosts tiny notebooks format lock clean
+.PHONY: help demo test test-vllm lint types tests hosts matrix extras tiny notebooks format lock clean
 
 help:
 	@echo "make demo    read the sample pages: text, summary and label of each, into demo-out/"
 	@echo "make test    lint, strict types, tests with coverage: what CI runs"
 	@echo "make test-vllm  the engine suite against vLLM's build for CPUs, in .venv-vllm: what CI runs next"
+	@echo "make extras  install each extra alone and use it, and resolve which fit together: what CI runs, too"
+	@echo "make matrix  the tests of engines and hosts on the oldest and newest releases that are supported"
 	@echo "make tiny    train, export and score the bundled checkpoint anew: about two hours on two cores"
 	@echo "make notebooks  run the notebooks and keep what they show"
 	@echo "make format  sort imports and format the code"
@@ -43,21 +45,35 @@ types: $(VENV)/dev.stamp
 tests: $(VENV)/dev.stamp
 	$(RUN)/pytest $(PACKAGES:%=--cov=%) --cov-branch --cov-report=term --cov-fail-under=95
 
-# The oldest and the newest langchain-core and the oldest llama-index-core beside the pinned ones; its pinned one is the
-# newest. Without their dependencies, which would move the pins.
-CORES := 1.7.0 1.8.1
-LLAMA_INDEX := 0.14.23
-BESIDE_LLAMA_INDEX := llama-index-workflows==2.14.0 llama-index-instrumentation==0.1.0
+# Runs tests (2) with other releases (1) before the pinned ones on the path, without the dependencies of these, which would
+# move the pins.
+define beside
+	@echo "== $(1)"
+	@place=$(CURDIR)/$(VENV)/beside/$(firstword $(1)); \
+		test -d $$place || $(PIP) install $(PIP_ARGS) --no-compile --no-deps --target $$place $(1) \
+			|| { rm -rf $$place; exit 1; }; \
+		PYTHONPATH=$$place $(RUN)/pytest --quiet $(2)
+endef
+
+# langchain belongs to the tests alone; its newest wants a newer core than the oldest. The pinned releases are the newest,
+# but for langchain-core: 1.8.4 asks for a langchain-protocol that the index lacks.
+LANGCHAIN_TESTS := tests/langchain -k "not Tiny and not Enforced"
+LLAMAINDEX_TESTS := tests/llamaindex -k "not tiny and not real_model"
 hosts: $(VENV)/dev.stamp
-	for core in $(CORES); do \
-		place=$(VENV)/langchain-core-$$core; \
-		test -d $$place || $(PIP) install $(PIP_ARGS) --no-deps --target $$place langchain-core==$$core || exit 1; \
-		PYTHONPATH=$$place $(RUN)/pytest --quiet tests/langchain -k "not Tiny and not Enforced" || exit 1; \
-	done
-	place=$(VENV)/llama-index-core-$(LLAMA_INDEX); \
-	test -d $$place || $(PIP) install $(PIP_ARGS) --no-deps --target $$place \
-		llama-index-core==$(LLAMA_INDEX) $(BESIDE_LLAMA_INDEX) || exit 1; \
-	PYTHONPATH=$$place $(RUN)/pytest --quiet tests/llamaindex -k "not tiny and not real_model"
+	$(call beside,langchain-core==1.7.0 langchain==1.4.7,$(LANGCHAIN_TESTS))
+	$(call beside,langchain-core==1.8.4,$(LANGCHAIN_TESTS))
+	$(call beside,llama-index-core==0.14.23 llama-index-workflows==2.14.0 llama-index-instrumentation==0.1.0,$(LLAMAINDEX_TESTS))
+
+# transformers before 5.24 in steps: the oldest, one in the middle, and the newest that vLLM 0.32 takes.
+matrix: hosts
+	$(call beside,transformers==5.13.0 tokenizers==0.22.2 huggingface_hub==1.33.0,tests/engines)
+	$(call beside,transformers==5.17.0 huggingface_hub==1.33.0,tests/engines)
+	$(call beside,transformers==5.19.0,tests/engines)
+
+# Each extra in an environment of its own, and which of them fit together.
+extras: $(VENV)/dev.stamp
+	$(RUN)/python scripts/try_extras.py
+	$(RUN)/python scripts/try_extras.py --resolve
 
 # vLLM pins other versions than we do, so its tests have an environment of their own. The pins are complete, and installed
 # without looking at dependencies: vLLM's build for CPUs asks for torchaudio and torchcodec, which do not fit its torch.
@@ -112,6 +128,7 @@ $(VENV)/%.stamp: requirements/%.txt pyproject.toml | $(RUN)/python
 	$(PIP) install $(PIP_ARGS) --no-deps --editable .
 	@touch $@
 
+# torch stays at 2.13.0: of later releases the index has no builds for CPUs alone.
 lock:
 	for extra in demo dev; do \
 		$(PYTHON) -m venv --clear .venv-lock && \
