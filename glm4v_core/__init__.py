@@ -8,14 +8,14 @@ from glm4v_core.dialect.families import FAMILIES, Family
 from glm4v_core.dialect.schemas import closed_schema
 from glm4v_core.engines import Engine, EngineInfo, TokenCount
 from glm4v_core.engines.scripted import ScriptedEngine
-from glm4v_core.errors import Glm4vError
+from glm4v_core.errors import Failure, Glm4vError
 from glm4v_core.hosts.reading import Facts, OnError, PageText, UnreadPage, answer_facts, open_pages, read_texts
 from glm4v_core.hosts.settings import CallSettings, ModelSettings, call_settings
 from glm4v_core.media.files import Paths, find_files, find_scans
 from glm4v_core.media.image import Image, ImageSource, Provenance
 from glm4v_core.media.limits import ImageLimits
 from glm4v_core.media.page_options import PageOptions, check_page_options
-from glm4v_core.media.pages import FailedPage, Page, count_pages, load_page, load_pages
+from glm4v_core.media.pages import FailedPage, Page, PageInfo, count_pages, load_page, load_pages
 from glm4v_core.media.source import check_url
 from glm4v_core.model import Glm4v
 from glm4v_core.store.asking import (
@@ -35,16 +35,8 @@ from glm4v_core.store.page import FoundPage, Place, StoredPage, page_facts, page
 from glm4v_core.store.store import PAGES_FOUND, PageStore
 from glm4v_core.tasks import Answering, Step
 from glm4v_core.tasks.prompts import Language
-from glm4v_core.tasks.workflow import (
-    DocumentResult,
-    Failure,
-    Outcome,
-    PageFailure,
-    PageInfo,
-    StepInfo,
-    Workflow,
-    document_workflow,
-)
+from glm4v_core.tasks.results import DocumentResult, Outcome, PageFailure, StepInfo
+from glm4v_core.tasks.workflow import Workflow, document_workflow
 from glm4v_core.types import (
     Box,
     Choices,

@@ -40,6 +40,8 @@ Glm4vError
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 
 class Glm4vError(Exception):
     """Root of all errors raised by glm4v.
@@ -237,6 +239,19 @@ class TruncatedOutputError(OutputError):
 class InvalidOutputError(OutputError):
     code = "output_invalid"
     hint = "Use a constraint, so that the answer cannot be malformed."
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why there is no result; never the model's text."""
+
+    code: str
+    message: str
+    hint: str
+
+    @classmethod
+    def of(cls, error: Glm4vError) -> Failure:
+        return cls(error.code, error.message, error.hint)
 
 
 def is_transient(error: BaseException) -> bool:

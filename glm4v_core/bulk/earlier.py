@@ -13,10 +13,10 @@ from pathlib import Path
 
 from glm4v_core.bulk.rows import EARLIER, JSONL, Row, writing
 from glm4v_core.errors import ConfigError
-from glm4v_core.media.files import FileStamp, absolute_path, pages_wanted, read_pages
+from glm4v_core.media.files import FileStamp, absolute_path, pages_wanted
 from glm4v_core.media.page_options import PageOptions
 from glm4v_core.media.pages import Page
-from glm4v_core.tasks.workflow import PageFailure
+from glm4v_core.tasks.results import PageFailure, read_pages
 
 Places = dict[str, dict[int, tuple[Path, int]]]
 """Absolute path of a source -> page number -> the file that holds its row, and the byte offset of the row."""

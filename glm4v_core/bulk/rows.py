@@ -13,7 +13,8 @@ from typing import Any, TextIO
 
 from glm4v_core.errors import ConfigError
 from glm4v_core.media.files import FileStamp
-from glm4v_core.tasks.workflow import Column, DocumentResult, Outcome, PageFailure
+from glm4v_core.tasks.results import DocumentResult, Outcome, PageFailure
+from glm4v_core.tasks.workflow import Column
 
 Row = dict[str, Any]
 

@@ -22,7 +22,7 @@ from glm4v_core.store.ingestion import IngestedPage, Ingestion, IngestOptions, a
 from glm4v_core.store.store import PageStore
 from glm4v_core.tasks import INCOMPLETE
 from glm4v_core.tasks.prompts import Language
-from glm4v_core.tasks.workflow import PageFailure
+from glm4v_core.tasks.results import PageFailure
 
 STOPPED = "Stopped early; the pages so far are in the store. The same command goes on."
 NO_PAGE = "No page has any of these words; --find takes others."

@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from glm4v_core.concurrency.ordered import PAGES_IN_FLIGHT, in_order
-from glm4v_core.errors import Glm4vError, InputError
+from glm4v_core.errors import Failure, Glm4vError, InputError
 from glm4v_core.evaluation.metrics import Pair, Score, Tally, confusion, score_all, score_labels
 from glm4v_core.evaluation.probes import LOWER_IS_BETTER, TASKS, Probe, Prober, Task, shown
 from glm4v_core.evaluation.truth import Truth, Truths
 from glm4v_core.media.image import Image
 from glm4v_core.tasks.prompts import Language
-from glm4v_core.tasks.workflow import Failure
 from glm4v_core.types import FinishReason
 
 if TYPE_CHECKING:

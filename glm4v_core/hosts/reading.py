@@ -15,8 +15,7 @@ from glm4v_core.concurrency.ordered import in_order
 from glm4v_core.errors import Glm4vError, InputError, is_of_one_page
 from glm4v_core.media.image import ImageSource
 from glm4v_core.media.page_options import PageOptions
-from glm4v_core.media.pages import Page, load_pages
-from glm4v_core.tasks.workflow import PageInfo
+from glm4v_core.media.pages import Page, PageInfo, load_pages
 from glm4v_core.types import Completion
 
 O = TypeVar("O")  # noqa: E741  # the origin

@@ -1,4 +1,4 @@
-"""Files and folders -> pages, one by one, failures among them."""
+"""Files below folders, in natural order, and by what a file is known to be unchanged."""
 
 from __future__ import annotations
 
@@ -10,10 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from glm4v_core.errors import Glm4vError
 from glm4v_core.media.page_options import PageOptions
-from glm4v_core.media.pages import FailedPage, Page, load_pages
-from glm4v_core.tasks.workflow import Failure, PageFailure, PageInfo
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".pdf"})
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
@@ -86,24 +83,10 @@ def find_scans(paths: Paths) -> tuple[Path, ...]:
     return found.files
 
 
-def read_pages(files: Sequence[Path], options: PageOptions) -> Iterator[Page | PageFailure]:
-    """Yield the pages of all files, each file opened when its first page is asked for."""
-    for file in files:
-        try:
-            for page in load_pages(file, errors="yield", **options):
-                yield page if isinstance(page, Page) else _failure(page)
-        except Glm4vError as error:
-            yield PageFailure(PageInfo(str(file)), Failure.of(error))
-
-
 def pages_wanted(count: int, options: PageOptions) -> int:
     """Return how many pages are read of a document that has `count`."""
     frames = options.get("frames", "all")
     return count if frames == "all" else min(count, 1 if frames == "first" else frames)
-
-
-def _failure(page: FailedPage) -> PageFailure:
-    return PageFailure(PageInfo(page.source, page.number, page.count), Failure.of(page.error))
 
 
 def _is_folder(path: Path) -> bool:

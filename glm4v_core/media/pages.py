@@ -32,6 +32,41 @@ class Page:
 
 
 @dataclass(frozen=True, slots=True)
+class PageInfo:
+    """Which page a result is about.
+
+    Attributes:
+        number: counts from 1; 0 is the whole source, when it could not be opened.
+        sha256: over mode, size and pixels, so equal pages are known again under any name.
+        size: width and height in pixels before orientation and scaling.
+        notes: what the image gate had to do, such as leaving out further frames.
+    """
+
+    source: str
+    number: int = 0
+    count: int = 0
+    sha256: str = ""
+    format: str = ""
+    size: tuple[int, int] = (0, 0)
+    orientation: int = 1
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, page: Page) -> PageInfo:
+        origin = page.image.provenance
+        return cls(
+            source=str(page.source),
+            number=page.number,
+            count=page.count,
+            sha256=page.image.sha256,
+            format=origin.format,
+            size=origin.size,
+            orientation=origin.orientation,
+            notes=origin.notes,
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class FailedPage:
     """A page that could not be read, while others of its document can."""
 

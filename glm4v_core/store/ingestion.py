@@ -17,21 +17,16 @@ from pydantic import AfterValidator, PositiveInt
 
 from glm4v_core.concurrency.ordered import PAGES_IN_FLIGHT, in_order
 from glm4v_core.concurrency.own_loop import run_in_own_loop
-from glm4v_core.media.files import FileStamp, Paths, absolute_path, find_files, read_pages
+from glm4v_core.errors import Failure
+from glm4v_core.media.files import FileStamp, Paths, absolute_path, find_files
 from glm4v_core.media.page_options import PageOptions, check_page_options
-from glm4v_core.media.pages import Page
+from glm4v_core.media.pages import Page, PageInfo
 from glm4v_core.model import Glm4v
 from glm4v_core.store.store import PageStore
 from glm4v_core.tasks import check_labels
 from glm4v_core.tasks.prompts import Language
-from glm4v_core.tasks.workflow import (
-    Failure,
-    PageFailure,
-    PageInfo,
-    Workflow,
-    document_workflow,
-    settings_of,
-)
+from glm4v_core.tasks.results import PageFailure, read_pages
+from glm4v_core.tasks.workflow import Workflow, document_workflow, settings_of
 from glm4v_core.validation import Options
 
 Status = Literal["read", "kept", "failed"]

@@ -14,15 +14,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, Unpack
 
-from glm4v_core.errors import ConfigError, Glm4vError, PageError
+from glm4v_core.errors import ConfigError, Failure, Glm4vError, PageError
 from glm4v_core.media.files import FileStamp
 from glm4v_core.media.image import Image
 from glm4v_core.media.page_options import PageOptions
-from glm4v_core.media.pages import load_page
+from glm4v_core.media.pages import PageInfo, load_page
 from glm4v_core.storage.file import Row, StoreFile, Write
 from glm4v_core.store.lexicon import is_function_word, page_terms, query_terms
 from glm4v_core.store.page import FoundPage, Place, StoredPage
-from glm4v_core.tasks.workflow import DocumentResult, Failure, PageFailure, PageInfo
+from glm4v_core.tasks.results import DocumentResult, PageFailure
 
 PAGES_FOUND = 3
 _KEPT_OPTIONS = ("dpi", "frames", "max_pages", "max_image_tokens")

@@ -5,18 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncGenerator, Coroutine, Generator, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeVar
 
 from glm4v_core.concurrency.ordered import PAGES_IN_FLIGHT, in_order
 from glm4v_core.concurrency.own_loop import iterate_in_own_loop
 from glm4v_core.dialect.families import Family
-from glm4v_core.errors import Glm4vError, is_of_one_page
+from glm4v_core.errors import Failure, Glm4vError, is_of_one_page
 from glm4v_core.media.page_options import PageOptions
 from glm4v_core.media.pages import Page
-from glm4v_core.tasks import INCOMPLETE, Answering, Step, classify, ocr, summarize
+from glm4v_core.tasks import Answering, Step, classify, ocr, summarize
 from glm4v_core.tasks.prompts import PROMPTS, Language
-from glm4v_core.types import Completion, FinishReason, Timings, Usage
+from glm4v_core.tasks.results import DocumentResult, Outcome, PageFailure
+from glm4v_core.types import Completion
 
 R = TypeVar("R")
 
@@ -24,111 +25,6 @@ Column = Literal["text", "summary", "label", "caption", "fields", "answer"]
 """Where a step's value goes in a DocumentResult."""
 Settings = Mapping[str, Mapping[str, Any]]
 """What decides the results of a workflow, by section, as plain data."""
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """Why there is no result; never the model's text."""
-
-    code: str
-    message: str
-    hint: str
-
-    @classmethod
-    def of(cls, error: Glm4vError) -> Failure:
-        return cls(error.code, error.message, error.hint)
-
-
-@dataclass(frozen=True, slots=True)
-class PageInfo:
-    """Which page a result is about.
-
-    Attributes:
-        number: counts from 1; 0 is the whole source, when it could not be opened.
-        sha256: over mode, size and pixels, so equal pages are known again under any name.
-        size: width and height in pixels before orientation and scaling.
-        notes: what the image gate had to do, such as leaving out further frames.
-    """
-
-    source: str
-    number: int = 0
-    count: int = 0
-    sha256: str = ""
-    format: str = ""
-    size: tuple[int, int] = (0, 0)
-    orientation: int = 1
-    notes: tuple[str, ...] = ()
-
-    @classmethod
-    def of(cls, page: Page) -> PageInfo:
-        origin = page.image.provenance
-        return cls(
-            source=str(page.source),
-            number=page.number,
-            count=page.count,
-            sha256=page.image.sha256,
-            format=origin.format,
-            size=origin.size,
-            orientation=origin.orientation,
-            notes=origin.notes,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class StepInfo:
-    """How one step went."""
-
-    finish: FinishReason
-    usage: Usage
-    timings: Timings
-
-
-@dataclass(frozen=True, slots=True)
-class DocumentResult:
-    """What the steps found on one page. A value is None when its step was not asked.
-
-    Attributes:
-        steps: by the step's name.
-        warnings: steps whose answer is incomplete, as "step:finish reason".
-    """
-
-    page: PageInfo
-    text: str | None = None
-    summary: str | None = None
-    label: str | None = None
-    caption: str | None = None
-    fields: Any = None
-    answer: str | None = None
-    steps: Mapping[str, StepInfo] = field(default_factory=dict)
-    warnings: tuple[str, ...] = ()
-    model: str = ""
-
-    @classmethod
-    def of(cls, page: Page, values: Mapping[str, Any], completions: Mapping[str, Completion]) -> DocumentResult:
-        """Gather the values of a page, with the completions they were read from by step name."""
-        return cls(
-            page=PageInfo.of(page),
-            steps={name: StepInfo(done.finish, done.usage, done.timings) for name, done in completions.items()},
-            warnings=_warnings(completions),
-            model=next((done.model for done in completions.values()), ""),
-            **values,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class PageFailure:
-    """A page without a whole result; the other pages go on.
-
-    Attributes:
-        partial: what those steps found that did succeed; None where none did.
-    """
-
-    page: PageInfo
-    error: Failure
-    partial: DocumentResult | None = None
-
-
-Outcome = DocumentResult | PageFailure
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +142,3 @@ async def _together(runs: Iterable[Coroutine[Any, Any, R]]) -> list[R]:
     finally:
         for task in tasks:  # when the engine died or the caller gave up
             task.cancel()
-
-
-def _warnings(completions: Mapping[str, Completion]) -> tuple[str, ...]:
-    return tuple(f"{name}:{done.finish}" for name, done in completions.items() if done.finish in INCOMPLETE)

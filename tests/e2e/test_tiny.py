@@ -24,7 +24,8 @@ from glm4v_core import (
     Tool,
     document_workflow,
 )
-from glm4v_core.media.files import find_files, read_pages
+from glm4v_core.media.files import find_files
+from glm4v_core.tasks.results import read_pages
 from glm4v_core.tiny import checkpoint_path
 
 ROOT = Path(__file__).parents[2]

@@ -21,8 +21,9 @@ from glm4v_core.errors import ConfigError, EngineDeadError, Glm4vError, OutOfMem
 from glm4v_core.media.files import FileStamp
 from glm4v_core.media.image import Image
 from glm4v_core.media.page_options import PageOptions
+from glm4v_core.media.pages import PageInfo
 from glm4v_core.model import Glm4v
-from glm4v_core.tasks.workflow import DocumentResult, PageInfo
+from glm4v_core.tasks.results import DocumentResult
 from glm4v_core.types import Request
 
 CAPTION = Plan(task="caption")

@@ -15,10 +15,13 @@ import pytest
 
 from glm4v_core.bulk.report import ReportWriter
 from glm4v_core.bulk.rows import row_of
+from glm4v_core.errors import Failure
 from glm4v_core.html.page import data_uri
 from glm4v_core.media.image import Image
+from glm4v_core.media.pages import PageInfo
 from glm4v_core.tasks.prompts import Language
-from glm4v_core.tasks.workflow import Column, DocumentResult, Failure, PageFailure, PageInfo
+from glm4v_core.tasks.results import DocumentResult, PageFailure
+from glm4v_core.tasks.workflow import Column
 
 COLUMNS: tuple[Column, ...] = ("text", "summary", "label", "fields")
 EVIL = '</pre><script>alert(1)</script><img src="https://evil.example/x.png">'

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from glm4v_core.bulk.rows import Row, RowWriter, escape_formula, export, prepare_folder, read_rows, row_of
-from glm4v_core.errors import ConfigError
-from glm4v_core.tasks.workflow import DocumentResult, Failure, PageFailure, PageInfo, StepInfo
+from glm4v_core.errors import ConfigError, Failure
+from glm4v_core.media.pages import PageInfo
+from glm4v_core.tasks.results import DocumentResult, PageFailure, StepInfo
 from glm4v_core.types import Timings, Usage
 
 DONE = DocumentResult(

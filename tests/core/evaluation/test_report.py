@@ -9,6 +9,7 @@ import PIL.Image
 import pytest
 from rich.console import Console
 
+from glm4v_core.errors import Failure
 from glm4v_core.evaluation.metrics import Score, Tally
 from glm4v_core.evaluation.report import (
     LONGEST_COMPARED,
@@ -21,7 +22,6 @@ from glm4v_core.evaluation.report import (
     write_report,
 )
 from glm4v_core.evaluation.scoring import Evaluation, ScoredAnswer, ScoredPage
-from glm4v_core.tasks.workflow import Failure
 
 EVIL = "<script>alert(1)</script>"
 

@@ -16,10 +16,13 @@ from hypothesis import strategies as st
 
 from glm4v_core.bulk.report import ReportWriter
 from glm4v_core.bulk.rows import row_of
+from glm4v_core.errors import Failure
 from glm4v_core.evaluation.metrics import Score, Tally
 from glm4v_core.evaluation.report import write_report
 from glm4v_core.evaluation.scoring import Evaluation, ScoredAnswer, ScoredPage
-from glm4v_core.tasks.workflow import Column, DocumentResult, Failure, PageFailure, PageInfo
+from glm4v_core.media.pages import PageInfo
+from glm4v_core.tasks.results import DocumentResult, PageFailure
+from glm4v_core.tasks.workflow import Column
 
 COLUMNS: tuple[Column, ...] = ("text", "summary", "label", "caption", "fields", "answer")
 PICTURE = "data:image/jpeg;base64,AAAA"

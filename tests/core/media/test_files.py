@@ -9,9 +9,9 @@ from typing import Any
 import PIL.Image
 import pytest
 
-from glm4v_core.media.files import FileStamp, absolute_path, find_files, read_pages
+from glm4v_core.media.files import FileStamp, absolute_path, find_files
 from glm4v_core.media.pages import Page
-from glm4v_core.tasks.workflow import PageFailure
+from glm4v_core.tasks.results import PageFailure, read_pages
 
 
 @pytest.fixture

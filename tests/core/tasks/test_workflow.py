@@ -12,11 +12,12 @@ import pytest
 from glm4v_core.concurrency.ordered import FINISHED_AHEAD, in_order
 from glm4v_core.dialect.families import FAMILIES
 from glm4v_core.engines.scripted import ScriptedEngine
-from glm4v_core.errors import ConfigError, EngineDeadError, OutOfMemoryError
+from glm4v_core.errors import ConfigError, EngineDeadError, Failure, OutOfMemoryError
 from glm4v_core.media.image import Image
-from glm4v_core.media.pages import Page
+from glm4v_core.media.pages import Page, PageInfo
 from glm4v_core.model import Glm4v
-from glm4v_core.tasks.workflow import DocumentResult, Failure, PageFailure, PageInfo, Workflow, document_workflow
+from glm4v_core.tasks.results import DocumentResult, PageFailure
+from glm4v_core.tasks.workflow import Workflow, document_workflow
 from glm4v_core.types import Request
 
 LABELS = ("invoice", "letter")

@@ -1,0 +1,89 @@
+"""What is found on pages: results, failures beside them, and the pages of files as the steps get them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from glm4v_core.errors import Failure, Glm4vError
+from glm4v_core.media.page_options import PageOptions
+from glm4v_core.media.pages import FailedPage, Page, PageInfo, load_pages
+from glm4v_core.tasks import INCOMPLETE
+from glm4v_core.types import Completion, FinishReason, Timings, Usage
+
+
+@dataclass(frozen=True, slots=True)
+class StepInfo:
+    """How one step went."""
+
+    finish: FinishReason
+    usage: Usage
+    timings: Timings
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentResult:
+    """What the steps found on one page. A value is None when its step was not asked.
+
+    Attributes:
+        steps: by the step's name.
+        warnings: steps whose answer is incomplete, as "step:finish reason".
+    """
+
+    page: PageInfo
+    text: str | None = None
+    summary: str | None = None
+    label: str | None = None
+    caption: str | None = None
+    fields: Any = None
+    answer: str | None = None
+    steps: Mapping[str, StepInfo] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    model: str = ""
+
+    @classmethod
+    def of(cls, page: Page, values: Mapping[str, Any], completions: Mapping[str, Completion]) -> DocumentResult:
+        """Gather the values of a page, with the completions they were read from by step name."""
+        return cls(
+            page=PageInfo.of(page),
+            steps={name: StepInfo(done.finish, done.usage, done.timings) for name, done in completions.items()},
+            warnings=_warnings(completions),
+            model=next((done.model for done in completions.values()), ""),
+            **values,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class PageFailure:
+    """A page without a whole result; the other pages go on.
+
+    Attributes:
+        partial: what those steps found that did succeed; None where none did.
+    """
+
+    page: PageInfo
+    error: Failure
+    partial: DocumentResult | None = None
+
+
+Outcome = DocumentResult | PageFailure
+
+
+def read_pages(files: Sequence[Path], options: PageOptions) -> Iterator[Page | PageFailure]:
+    """Yield the pages of all files, each file opened when its first page is asked for."""
+    for file in files:
+        try:
+            for page in load_pages(file, errors="yield", **options):
+                yield page if isinstance(page, Page) else _failure(page)
+        except Glm4vError as error:
+            yield PageFailure(PageInfo(str(file)), Failure.of(error))
+
+
+def _failure(page: FailedPage) -> PageFailure:
+    return PageFailure(PageInfo(page.source, page.number, page.count), Failure.of(page.error))
+
+
+def _warnings(completions: Mapping[str, Completion]) -> tuple[str, ...]:
+    return tuple(f"{name}:{done.finish}" for name, done in completions.items() if done.finish in INCOMPLETE)
