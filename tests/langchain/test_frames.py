@@ -12,7 +12,7 @@ import pytest
 from tests.frames import Way
 
 ROOT = Path(__file__).parents[2]
-FRAMES = 18
+FRAMES = 14
 FRAMES_TO_THE_ENGINE = 6
 HAND_OFFS = 3
 """Caller to engine loop, loop to the thread that prepares the prompt, loop to the worker."""
