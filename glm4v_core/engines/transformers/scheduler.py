@@ -52,9 +52,10 @@ class Move(Generic[R]):
 class Scheduler(Generic[R]):
     """Follows each request from the line into a row and out again. Not thread-safe.
 
-    First come, first served: requests are read strictly in the order in which they were submitted. A request at the
-    head of the line whose pixels are still being made holds up those behind it while others run; once none runs, it is
-    read all the same, and the reader waits for its pixels. As many requests are read in one pass as are worth it.
+    First come, first served among those that are ready: a request whose pixels are still being made is passed by others
+    near the head of the line, so that no slot is idle while a ready one waits. When nothing is ready and nothing runs,
+    the first is read all the same, and the reader waits for its pixels. As many requests are read in one pass as are
+    worth it.
 
     Args:
         slots: most requests that run at once.
@@ -87,7 +88,7 @@ class Scheduler(Generic[R]):
         return [*self._running, *self._reading, *self._waiting]
 
     def upcoming(self) -> Iterator[R]:
-        """Yield the requests near the head of the line, whose pixels should be made by now."""
+        """Yield the requests near the head of the line. Their pixels should be made by now; only they may be read."""
         return islice(self._waiting, 2 * self._slots)
 
     def submit(self, request: R) -> None:
@@ -128,12 +129,10 @@ class Scheduler(Generic[R]):
         return Move(last, len(self._running), row)
 
     def _group(self) -> Iterator[R]:
-        """Yield the requests at the head of the line that are worth reading in one pass."""
+        """Yield the first requests that are ready, as far as they are worth reading in one pass."""
         group: list[R] = []
         widths: list[int] = []
-        for request in islice(self._waiting, self._slots - len(self._running)):
-            if not request.ready and (group or self._running):
-                return
+        for request in islice(self._readable(), self._slots - len(self._running)):
             prefix = self._find(request.identity)
             widths.append(len(request.identity) - prefix.length)
             padded = max(widths) * len(widths)
@@ -143,6 +142,11 @@ class Scheduler(Generic[R]):
             request.prefix = prefix
             group.append(request)
             yield request
+
+    def _readable(self) -> Sequence[R]:
+        upcoming = list(self.upcoming())
+        ready = [request for request in upcoming if request.ready]
+        return ready if ready or self._running else upcoming[:1]
 
     def _shares(self, request: R, group: Sequence[R], known: int) -> bool:
         """Whether a prompt could reuse what is about to be read for another one."""
