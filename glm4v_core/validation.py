@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
-from pydantic_core import ErrorDetails
 
 from glm4v_core.errors import ConfigError, Glm4vError, UnknownOptionError
 
@@ -85,11 +84,11 @@ def check_choice(name: str, value: object, choices: Any) -> None:
         raise ConfigError(f"{name} must be {', '.join(others)} or {last}, not {value!r}.", hint=f"Correct {name}.")
 
 
-def _option(problem: ErrorDetails) -> str:
+def _option(problem: Mapping[str, Any]) -> str:
     return str(problem["loc"][0]) if problem["loc"] else "options"
 
 
-def _rule(problem: ErrorDetails) -> str:
+def _rule(problem: Mapping[str, Any]) -> str:
     """Write what is required, to follow the word "must"."""
     message = problem["msg"]
     return message.removeprefix("Input should ") if message.startswith("Input should ") else f"be valid: {message}"
