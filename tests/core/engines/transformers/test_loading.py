@@ -42,7 +42,7 @@ def edit(path: Path, **changes: Any) -> None:
 
 def test_unknown_options_are_refused_by_name() -> None:
     with pytest.raises(UnknownOptionError, match=r"temprature.*slots"):
-        TransformersOptions(**{"temprature": 1, "slots": 2})
+        TransformersOptions(temprature=1, slots=2)
 
 
 @pytest.mark.parametrize(
