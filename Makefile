@@ -1,6 +1,6 @@
-# make demo · make test: each does all the set-up it needs, and is quick the second time.
+# make demo · make test: each target does the set-up it needs; the second run is quick.
 #
-# PIP_ARGS reaches every pip call. Where the package index only has CUDA builds of torch, a small CPU build comes with
+# PIP_ARGS is passed to every pip call. If the package index has only CUDA builds of torch, get the smaller CPU build with
 #   make demo PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
 
 PYTHON ?= python3
@@ -16,18 +16,18 @@ export TOKENIZERS_PARALLELISM := false
 .PHONY: help demo test test-vllm lint types tests hosts matrix extras tiny notebooks format lock clean
 
 help:
-	@echo "make demo    read the sample pages: text, summary and label of each, into demo-out/"
-	@echo "make test    lint, strict types, tests with coverage: what CI runs"
-	@echo "make test-vllm  the engine suite against vLLM's build for CPUs, in .venv-vllm: what CI runs next"
-	@echo "make extras  install each extra alone and use it, and resolve which fit together: what CI runs, too"
-	@echo "make matrix  the tests of engines and hosts on the oldest and newest releases that are supported"
-	@echo "make tiny    train, export and score the bundled checkpoint anew: about two hours on two cores"
-	@echo "make notebooks  run the notebooks and keep what they show"
-	@echo "make format  sort imports and format the code"
-	@echo "make lock    pin the newest versions that pyproject.toml allows"
-	@echo "make clean   remove the virtual environment and everything made"
+	@echo "make demo       read the sample pages; write the text, summary and label of each to demo-out/"
+	@echo "make test       lint, type checks, tests with coverage; LangChain and LlamaIndex oldest and newest (in CI)"
+	@echo "make test-vllm  run the engine suite on vLLM's CPU build, in .venv-vllm (in CI)"
+	@echo "make extras     install and use each extra alone, and resolve which fit together (in CI)"
+	@echo "make matrix     run the tests of engines and hosts on older releases, down to the oldest supported"
+	@echo "make tiny       retrain, export and score the bundled checkpoint: about two hours on two cores"
+	@echo "make notebooks  run the notebooks and save their output"
+	@echo "make format     sort imports and format the code"
+	@echo "make lock       pin the newest versions that pyproject.toml allows"
+	@echo "make clean      remove the virtual environments and everything that was generated"
 
-# Status 1 says that some pages failed: one sample is broken on purpose.
+# Exit status 1 means that some pages failed: one sample is broken on purpose.
 demo: $(VENV)/demo.stamp
 	$(RUN)/glm4v run samples --labels $(LABELS) --out demo-out --overwrite || test $$? -eq 1
 
@@ -45,8 +45,8 @@ types: $(VENV)/dev.stamp
 tests: $(VENV)/dev.stamp
 	$(RUN)/pytest $(PACKAGES:%=--cov=%) --cov-branch --cov-report=term --cov-fail-under=95
 
-# Runs tests (2) with other releases (1) before the pinned ones on the path, without the dependencies of these, which would
-# move the pins.
+# Run the tests (2) with other releases (1) placed before the pinned ones on the path. They are installed without their
+# dependencies, which would override the pins.
 define beside
 	@echo "== $(1)"
 	@place=$(CURDIR)/$(VENV)/beside/$(firstword $(1)); \
@@ -55,8 +55,8 @@ define beside
 		PYTHONPATH=$$place $(RUN)/pytest --quiet $(2)
 endef
 
-# langchain belongs to the tests alone; its newest wants a newer core than the oldest. The pinned releases are the newest,
-# but for langchain-core: 1.8.4 asks for a langchain-protocol that the index lacks.
+# Only the tests use langchain; its newest release requires a newer langchain-core than the oldest supported here. The pinned
+# releases are the newest, except langchain-core: 1.8.4 requires a langchain-protocol that the index lacks.
 LANGCHAIN_TESTS := tests/langchain -k "not Tiny and not Enforced"
 LLAMAINDEX_TESTS := tests/llamaindex -k "not tiny and not real_model"
 hosts: $(VENV)/dev.stamp
@@ -64,19 +64,19 @@ hosts: $(VENV)/dev.stamp
 	$(call beside,langchain-core==1.8.4,$(LANGCHAIN_TESTS))
 	$(call beside,llama-index-core==0.14.23 llama-index-workflows==2.14.0 llama-index-instrumentation==0.1.0,$(LLAMAINDEX_TESTS))
 
-# transformers before 5.24 in steps: the oldest, one in the middle, and the newest that vLLM 0.32 takes.
+# transformers before 5.24: the oldest, one in the middle, and the newest that vLLM 0.32 accepts.
 matrix: hosts
 	$(call beside,transformers==5.13.0 tokenizers==0.22.2 huggingface_hub==1.33.0,tests/engines)
 	$(call beside,transformers==5.17.0 huggingface_hub==1.33.0,tests/engines)
 	$(call beside,transformers==5.19.0,tests/engines)
 
-# Each extra in an environment of its own, and which of them fit together.
+# Try each extra in an environment of its own, and check which of them fit together.
 extras: $(VENV)/dev.stamp
 	$(RUN)/python scripts/try_extras.py
 	$(RUN)/python scripts/try_extras.py --resolve
 
-# vLLM pins other versions than we do, so its tests have an environment of their own. The pins are complete, and installed
-# without looking at dependencies: vLLM's build for CPUs asks for torchaudio and torchcodec, which do not fit its torch.
+# vLLM pins other versions than we do, so its tests have an environment of their own. The pins are complete and installed
+# with --no-deps: vLLM's CPU build requires torchaudio and torchcodec, which are incompatible with its torch.
 VLLM := .venv-vllm
 VLLM_ENVIRONMENT := tests/support/vllm_environment
 VLLM_TESTS := $(addprefix tests/core/engines/,test_engines.py test_thinker.py vllm/test_engine.py vllm/test_legacy.py vllm/test_options.py)
@@ -94,7 +94,7 @@ $(VLLM)/vllm.stamp: requirements/vllm.txt pyproject.toml $(wildcard $(VLLM_ENVIR
 		cp $(VLLM_ENVIRONMENT)/torchvision_schemas.py $$place && echo "import torchvision_schemas" > $$place/torchvision_schemas.pth
 	@touch $@
 
-# The pages are always the same; the scores go into the model card. To try the chain in minutes, and elsewhere:
+# The pages are always the same; the scores go into the model card. To try the whole chain in minutes, in another folder:
 #   make tiny TINY=out/tiny MINUTES=2 PAGES=4
 TINY := glm4v_core/tiny/checkpoint
 MINUTES := 110
@@ -111,7 +111,7 @@ tiny: $(VENV)/dev.stamp
 	$(EVAL) out/noise --out out/scores/noise
 	$(RUN)/python scripts/train_tiny.py --export $(TINY) --scores out/scores/*/evaluation.json
 
-# Run the notebooks and keep what they show; the tests run them, too, and leave them as they are.
+# Run the notebooks and save their output. The tests run them too, but leave the files unchanged.
 notebooks: $(VENV)/dev.stamp
 	$(RUN)/python scripts/run_notebooks.py
 
@@ -122,13 +122,13 @@ format: $(VENV)/dev.stamp
 $(RUN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-# A stamp per set of requirements: dev holds everything that demo holds.
+# One stamp per set of requirements; dev contains everything that demo contains.
 $(VENV)/%.stamp: requirements/%.txt pyproject.toml | $(RUN)/python
 	$(PIP) install $(PIP_ARGS) --no-compile --requirement $<
 	$(PIP) install $(PIP_ARGS) --no-deps --editable .
 	@touch $@
 
-# torch stays at 2.13.0: of later releases the index has no builds for CPUs alone.
+# torch stays at 2.13.0: the index has no CPU-only builds of later releases.
 lock:
 	for extra in demo dev; do \
 		$(PYTHON) -m venv --clear .venv-lock && \
