@@ -66,9 +66,9 @@ hosts: $(VENV)/dev.stamp
 
 # transformers before 5.24: the oldest, one in the middle, and the newest that vLLM 0.32 accepts.
 matrix: hosts
-	$(call beside,transformers==5.13.0 tokenizers==0.22.2 huggingface_hub==1.33.0,tests/engines)
-	$(call beside,transformers==5.17.0 huggingface_hub==1.33.0,tests/engines)
-	$(call beside,transformers==5.19.0,tests/engines)
+	$(call beside,transformers==5.13.0 tokenizers==0.22.2 huggingface_hub==1.33.0,tests/core/engines)
+	$(call beside,transformers==5.17.0 huggingface_hub==1.33.0,tests/core/engines)
+	$(call beside,transformers==5.19.0,tests/core/engines)
 
 # Try each extra in an environment of its own, and check which of them fit together.
 extras: $(VENV)/dev.stamp
