@@ -17,7 +17,7 @@ export TOKENIZERS_PARALLELISM := false
 
 help:
 	@echo "make demo       read the sample pages; write the text, summary and label of each to demo-out/"
-	@echo "make test       lint, type checks, tests with coverage; LangChain and LlamaIndex oldest and newest (in CI)"
+	@echo "make test       lint, type checks, tests with coverage, also on the oldest and newest hosts supported (in CI)"
 	@echo "make test-vllm  run the engine suite on vLLM's CPU build, in .venv-vllm (in CI)"
 	@echo "make extras     install and use each extra alone, and resolve which fit together (in CI)"
 	@echo "make matrix     run the tests of engines and hosts on older releases, down to the oldest supported"
