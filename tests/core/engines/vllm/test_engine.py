@@ -17,9 +17,9 @@ from vllm.exceptions import RetryableRequestError
 
 from glm4v_core import Glm4v
 from glm4v_core.engines.checkpoint.files import load_image_processor, read_files
-from glm4v_core.engines.checkpoint.images import ImageRuler
+from glm4v_core.engines.checkpoint.images import ProcessorSizer
 from glm4v_core.engines.vllm.engine import VllmEngine
-from glm4v_core.engines.vllm.loading import Loaded, Sight
+from glm4v_core.engines.vllm.loading import Loaded, VisionConfig
 from glm4v_core.engines.vllm.options import VllmOptions
 from glm4v_core.errors import (
     EngineClosedError,
@@ -96,11 +96,11 @@ class Paused:
 
 def test_a_request_that_vllm_refuses_while_it_sleeps_ends_in_our_error() -> None:
     files = read_files(checkpoint_path(), None)
-    sight = Sight(ImageRuler(load_image_processor(files.folder), None), 14, 1568, 3)
+    vision = VisionConfig(ProcessorSizer(load_image_processor(files.folder), None), 14, 1568, 3)
     image_token = files.tokenizer.convert_tokens_to_ids(files.family.dialect.image_placeholder)
     llm: Any = Paused()
     with (
-        Glm4v.from_engine(VllmEngine(Loaded(llm, files, VllmOptions(), sight, image_token))) as model,
+        Glm4v.from_engine(VllmEngine(Loaded(llm, files, VllmOptions(), vision, image_token))) as model,
         pytest.raises(EngineError, match=r"vLLM failed at this request: Generation is paused"),
     ):
         model.generate(ask("Hello", max_tokens=3))
