@@ -28,8 +28,9 @@ from llama_index.core.schema import Document
 from rich.console import Console
 from rich.table import Table
 
-from glm4v_core import Glm4v, IngestOptions, Message, PageStore, Piece, Request, ScriptedEngine, ingest
+from glm4v_core import Glm4v, IngestOptions, Message, PageStore, Request, ScriptedEngine, ingest
 from glm4v_core.tiny import checkpoint_path
+from glm4v_core.types import Piece
 from llamaindex_glm4v import GLM4VMultiModal, GLM4VOCRTransform, GLM4VReader
 
 PAGES, IN_FLIGHT = 160, 16

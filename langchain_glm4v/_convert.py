@@ -10,21 +10,9 @@ from typing import Any, Unpack
 import PIL.Image
 from langchain_core.messages import AIMessage, BaseMessage, ChatMessage, HumanMessage, SystemMessage, ToolMessage
 
-from glm4v_core import (
-    Image,
-    ImageSource,
-    Message,
-    PageOptions,
-    Part,
-    Role,
-    Text,
-    Thinking,
-    ToolCall,
-    ToolResult,
-    check_url,
-    load_pages,
-)
+from glm4v_core import Image, Message, PageOptions, Text, Thinking, ToolCall, ToolResult, load_pages
 from glm4v_core.errors import MessageError, UnsupportedError
+from glm4v_core.hosts import ImageSource, Part, Role, check_url
 
 _ROLES: Mapping[str, Role] = {"system": "system", "user": "user", "human": "user", "assistant": "assistant"}
 _REFUSED = ("video", "video_url", "audio", "input_audio")

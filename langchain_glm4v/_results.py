@@ -12,7 +12,8 @@ from langchain_core.messages.ai import InputTokenDetails, OutputTokenDetails, Us
 from langchain_core.messages.tool import invalid_tool_call, tool_call
 from langchain_core.outputs import ChatGenerationChunk
 
-from glm4v_core import Completion, Delta, FinishReason, Timings, TokenLogprob, ToolCall, Usage
+from glm4v_core import Completion, Delta, Timings, TokenLogprob, ToolCall, Usage
+from glm4v_core.hosts import FinishReason
 
 PROVIDER = "glm4v"
 FINISH: Mapping[FinishReason, str] = {

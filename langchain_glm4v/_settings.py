@@ -9,8 +9,9 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import BaseMessage
 from pydantic import ConfigDict, Field, model_validator
 
-from glm4v_core import CallSettings, ModelSettings, Request
+from glm4v_core import Request
 from glm4v_core.errors import ConfigError
+from glm4v_core.hosts import CallSettings, ModelSettings
 from langchain_glm4v._convert import to_messages
 from langchain_glm4v._tools import to_constraint, to_tool_choice, to_tools
 

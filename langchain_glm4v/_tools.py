@@ -9,8 +9,9 @@ from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
 from pydantic import BaseModel
 
-from glm4v_core import Constraint, JsonSchema, Tool, ToolChoice, closed_schema
+from glm4v_core import JsonSchema, Tool
 from glm4v_core.errors import ConstraintError, UnsupportedError
+from glm4v_core.hosts import Constraint, ToolChoice, closed_schema
 
 ToolSource: TypeAlias = Mapping[str, Any] | type | Callable[..., Any] | BaseTool
 """A function, a pydantic class, a TypedDict, a BaseTool, or a dict in OpenAI's or Anthropic's shape."""

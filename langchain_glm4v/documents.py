@@ -15,17 +15,15 @@ from langchain_core.messages import AIMessage
 from langchain_core.runnables import Runnable
 from langchain_core.runnables.base import RunnableBindingBase
 
-from glm4v_core import (
+from glm4v_core import Family, Page, PageOptions, Step, tasks
+from glm4v_core.errors import ConfigError
+from glm4v_core.hosts import (
     PAGES_IN_FLIGHT,
-    Family,
     ImageSource,
     Language,
     OnError,
-    Page,
-    PageOptions,
     PageText,
     Paths,
-    Step,
     answer_facts,
     check_choice,
     check_page_options,
@@ -33,9 +31,7 @@ from glm4v_core import (
     iterate_in_own_loop,
     open_pages,
     read_texts,
-    tasks,
 )
-from glm4v_core.errors import ConfigError
 from langchain_glm4v.chat_model import ChatGLM4V
 from langchain_glm4v.workflows import StepAnswer, ask_step
 

@@ -18,22 +18,9 @@ from langgraph.runtime import get_runtime
 from langgraph.types import Checkpointer, Overwrite, RetryPolicy, Send
 from pydantic import TypeAdapter
 
-from glm4v_core import (
-    WORKFLOW_PAGES_IN_FLIGHT,
-    DocumentResult,
-    Failure,
-    Glm4vError,
-    Outcome,
-    Page,
-    PageFailure,
-    PageInfo,
-    PageOptions,
-    check_page_options,
-    count_pages,
-    find_scans,
-    load_page,
-)
+from glm4v_core import DocumentResult, Failure, Glm4vError, Page, PageFailure, PageInfo, PageOptions
 from glm4v_core.errors import InputError, is_of_one_page, is_transient
+from glm4v_core.hosts import WORKFLOW_PAGES_IN_FLIGHT, Outcome, check_page_options, count_pages, find_scans, load_page
 
 FIND_PAGES, READ_PAGE = "find_pages", "read_page"
 RETRY = RetryPolicy(retry_on=is_transient)

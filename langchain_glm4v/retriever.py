@@ -15,25 +15,9 @@ from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import Runnable, RunnableLambda, RunnablePassthrough
 from pydantic import ConfigDict, Field
 
-from glm4v_core import (
-    PAGES_FOUND,
-    Evidence,
-    Image,
-    Language,
-    PageAsking,
-    PageOptions,
-    PageStore,
-    Request,
-    Route,
-    SourcedAnswer,
-    StoredPage,
-    Text,
-    choose_answer,
-    open_each,
-    page_facts,
-    page_id,
-)
+from glm4v_core import Evidence, Image, PageOptions, PageStore, Request, SourcedAnswer, StoredPage, Text
 from glm4v_core.errors import ConfigError
+from glm4v_core.hosts import PAGES_FOUND, Language, PageAsking, Route, choose_answer, open_each, page_facts, page_id
 from langchain_glm4v._convert import image_block
 from langchain_glm4v._results import to_completion
 from langchain_glm4v.documents import family_of

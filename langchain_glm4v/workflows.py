@@ -11,22 +11,9 @@ from langchain_core.language_models import LanguageModelInput
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langchain_core.runnables import Runnable, RunnableLambda, RunnablePassthrough
 
-from glm4v_core import (
-    WORKFLOW_PAGES_IN_FLIGHT,
-    Completion,
-    DocumentResult,
-    Family,
-    Image,
-    ImageSource,
-    Language,
-    Page,
-    Part,
-    Step,
-    Text,
-    call_settings,
-    tasks,
-)
+from glm4v_core import Completion, DocumentResult, Family, Image, Page, Step, Text, tasks
 from glm4v_core.errors import MessageError
+from glm4v_core.hosts import WORKFLOW_PAGES_IN_FLIGHT, ImageSource, Language, Part, call_settings
 from langchain_glm4v._convert import image_block
 from langchain_glm4v._results import to_completion
 

@@ -22,23 +22,9 @@ from llama_index.core.schema import BaseNode, ImageNode, Node, NodeWithScore
 from llama_index.core.tools import BaseTool
 from pydantic import BaseModel
 
-from glm4v_core import (
-    Image,
-    ImageSource,
-    Message,
-    Part,
-    Role,
-    Text,
-    Thinking,
-    Tool,
-    ToolCall,
-    ToolChoice,
-    ToolResult,
-    check_url,
-    closed_schema,
-    load_pages,
-)
+from glm4v_core import Image, Message, Text, Thinking, Tool, ToolCall, ToolResult, load_pages
 from glm4v_core.errors import MessageError, UnsupportedError
+from glm4v_core.hosts import ImageSource, Part, Role, ToolChoice, check_url, closed_schema
 
 Holder = ImageSource | ImageBlock | BaseNode | NodeWithScore
 ImageLike = Image | Holder

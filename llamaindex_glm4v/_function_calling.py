@@ -22,7 +22,8 @@ from llama_index.core.llms.llm import ToolSelection
 from llama_index.core.tools import BaseTool
 from pydantic import ConfigDict, model_validator
 
-from glm4v_core import CallSettings, Completion, Family, Glm4v, Message, ModelSettings, Request
+from glm4v_core import Completion, Family, Glm4v, Message, Request
+from glm4v_core.hosts import CallSettings, ModelSettings
 from llamaindex_glm4v._convert import ImageLike, to_call, to_messages, to_question, to_tool_choice, to_tools
 from llamaindex_glm4v._results import Responses, to_chat_response, to_completion_response
 from llamaindex_glm4v._structured import StructuredLLM

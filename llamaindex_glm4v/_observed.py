@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from glm4v_core import Completion, Image, Request, Text, call_settings
+from glm4v_core import Completion, Image, Request, Text
 from glm4v_core.errors import MessageError
+from glm4v_core.hosts import call_settings
 from llamaindex_glm4v._results import to_completion
 from llamaindex_glm4v.llm import GLM4VMultiModal
 

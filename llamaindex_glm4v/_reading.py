@@ -9,19 +9,9 @@ from typing import Any, Self
 from llama_index.core.schema import BaseComponent, BaseNode
 from pydantic import ConfigDict, Field, field_serializer, field_validator, model_validator
 
-from glm4v_core import (
-    PAGES_IN_FLIGHT,
-    Facts,
-    Language,
-    OnError,
-    Page,
-    PageOptions,
-    Step,
-    answer_facts,
-    check_page_options,
-    tasks,
-)
+from glm4v_core import Page, PageOptions, Step, tasks
 from glm4v_core.errors import ConfigError
+from glm4v_core.hosts import PAGES_IN_FLIGHT, Facts, Language, OnError, answer_facts, check_page_options
 from llamaindex_glm4v._observed import ObservedModel
 from llamaindex_glm4v.llm import GLM4VMultiModal
 

@@ -14,8 +14,9 @@ from llama_index.core.prompts import PromptTemplate
 from llama_index.core.types import Model, PydanticProgramMode
 from pydantic import ValidationError
 
-from glm4v_core import JsonSchema, closed_schema
+from glm4v_core import JsonSchema
 from glm4v_core.errors import ConfigError, InvalidOutputError
+from glm4v_core.hosts import closed_schema
 
 dispatcher = get_dispatcher(__name__)
 

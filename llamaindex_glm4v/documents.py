@@ -13,8 +13,9 @@ from typing import Any, Protocol
 from llama_index.core.readers.base import BasePydanticReader
 from llama_index.core.schema import Document, ImageDocument, MediaResource
 
-from glm4v_core import Facts, Page, PageText, Paths, UnreadPage, find_scans, iterate_in_own_loop, open_pages, read_texts
+from glm4v_core import Page
 from glm4v_core.errors import InputError
+from glm4v_core.hosts import Facts, PageText, Paths, UnreadPage, find_scans, iterate_in_own_loop, open_pages, read_texts
 from llamaindex_glm4v._reading import PageReading, Read, ask_with, hide
 
 

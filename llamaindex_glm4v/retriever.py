@@ -15,22 +15,9 @@ from llama_index.core.base.response.schema import Response
 from llama_index.core.prompts.mixin import PromptMixinType
 from llama_index.core.schema import BaseNode, ImageDocument, MetadataMode, NodeWithScore, QueryBundle, TextNode
 
-from glm4v_core import (
-    PAGES_FOUND,
-    Evidence,
-    Image,
-    Language,
-    PageAsking,
-    PageOptions,
-    PageStore,
-    Route,
-    StoredPage,
-    choose_answer,
-    open_each,
-    page_facts,
-    page_id,
-)
+from glm4v_core import Evidence, Image, PageOptions, PageStore, StoredPage
 from glm4v_core.errors import ConfigError, ImageError, PageError
+from glm4v_core.hosts import PAGES_FOUND, Language, PageAsking, Route, choose_answer, open_each, page_facts, page_id
 from llamaindex_glm4v._observed import ObservedModel
 from llamaindex_glm4v.llm import GLM4VMultiModal
 

@@ -14,19 +14,9 @@ from llama_index.core.ingestion import IngestionCache
 from llama_index.core.schema import BaseNode, ImageNode, Node, TextNode, TransformComponent
 from pydantic import Field
 
-from glm4v_core import (
-    Facts,
-    Image,
-    ModelSettings,
-    Page,
-    PageText,
-    Step,
-    UnreadPage,
-    load_page,
-    read_texts,
-    run_in_own_loop,
-)
+from glm4v_core import Image, Page, Step
 from glm4v_core.errors import InputError
+from glm4v_core.hosts import Facts, ModelSettings, PageText, UnreadPage, load_page, read_texts, run_in_own_loop
 from llamaindex_glm4v._convert import to_source
 from llamaindex_glm4v._reading import PageReading, Read, ask_with, hide
 from llamaindex_glm4v.llm import GLM4VMultiModal

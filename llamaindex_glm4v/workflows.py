@@ -13,24 +13,18 @@ from llama_index.core.workflow import Context, Event, StartEvent, StopEvent, Wor
 from llama_index.core.workflow.retry_policy import RetryPolicy  # type: ignore[attr-defined]  # exported by use
 
 import glm4v_core
-from glm4v_core import (
+from glm4v_core import Completion, DocumentResult, Failure, PageFailure, PageInfo, PageOptions, Request, tasks
+from glm4v_core.errors import ConfigError, EngineError, InputError, is_transient
+from glm4v_core.hosts import (
     WORKFLOW_PAGES_IN_FLIGHT,
     Answering,
-    Completion,
-    DocumentResult,
-    Failure,
     Language,
-    PageFailure,
-    PageInfo,
-    PageOptions,
-    Request,
+    Outcome,
     check_page_options,
     count_pages,
     find_scans,
     load_page,
-    tasks,
 )
-from glm4v_core.errors import ConfigError, EngineError, InputError, is_transient
 from llamaindex_glm4v._observed import ObservedModel
 from llamaindex_glm4v.llm import GLM4VMultiModal
 
@@ -183,7 +177,7 @@ class DocumentWorkflow(Workflow):
             page = await asyncio.to_thread(load_page, event.path, event.number, **self._options)
         except InputError as error:
             info = PageInfo(event.path, event.number, event.count)
-            outcome: glm4v_core.Outcome = PageFailure(info, Failure.of(error))
+            outcome: Outcome = PageFailure(info, Failure.of(error))
         else:
             outcome = await (await self._choose_steps()).atry(self._model(context, event), page)
         done = PageDone(index=event.index, pages=event.pages, outcome=outcome)

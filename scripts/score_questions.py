@@ -25,11 +25,14 @@ sys.path[:0] = [str(Path(__file__).parent.parent)]
 from rich.console import Console
 from rich.table import Table
 
-from glm4v_core import Glm4v, Language, PageStore, Route, aingest, choose_answer, in_order, page_request
+from glm4v_core import Glm4v, PageStore
+from glm4v_core.concurrency.ordered import in_order
 from glm4v_core.evaluation.metrics import Score, Tally, anls, is_same, score_all
 from glm4v_core.evaluation.truth import Truth, load_truths
+from glm4v_core.store import Route, aingest, choose_answer, page_request
 from glm4v_core.store.asking import find_evidence
 from glm4v_core.store.ingestion import IngestOptions
+from glm4v_core.tasks.prompts import Language
 
 Form = Literal["named", "apart"]
 ROUTES: tuple[Route, ...] = ("text", "image", "both")

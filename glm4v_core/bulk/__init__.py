@@ -1,1 +1,7 @@
 """The runner of large jobs: rows, outputs, resuming, the report."""
+
+from glm4v_core.bulk.outputs import Totals
+from glm4v_core.bulk.rows import Row, read_rows
+from glm4v_core.bulk.runner import BulkJob, FinishedPage, run
+
+__all__ = ["BulkJob", "FinishedPage", "Row", "Totals", "read_rows", "run"]

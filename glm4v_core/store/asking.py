@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar, Unpack
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeVar, Unpack
 
 from glm4v_core.concurrency.own_loop import run_in_own_loop
 from glm4v_core.dialect.families import Family
 from glm4v_core.errors import ConfigError, ImageError, InputError, PageError
 from glm4v_core.media.image import Image
-from glm4v_core.media.page_options import PageOptions, check_page_options
-from glm4v_core.media.pages import load_page
+from glm4v_core.media.page_options import PageOptions
 from glm4v_core.model import Glm4v
 from glm4v_core.store.page import FoundPage, Place
 from glm4v_core.store.store import PAGES_FOUND, PageStore
@@ -156,60 +155,6 @@ def open_each(open_one: Callable[[T], Evidence], found: Iterable[T]) -> list[tup
     for missing in errors:
         _log.warning("A page that was found is not asked: %s", missing)
     return opened
-
-
-@dataclass(frozen=True, slots=True)
-class PageAsking:
-    """How pages that a host's retriever found are opened and asked.
-
-    Attributes:
-        store: where pictures come from; without it, from the files that the facts name.
-        route: what of a page is shown to the model.
-        language: of what is said around the question.
-        options: to open pages with; with a store, over those of its index.
-
-    Raises:
-        ConfigError: a setting is out of range.
-    """
-
-    store: PageStore | None = None
-    route: Route = "both"
-    language: Language = "en"
-    options: PageOptions = field(default_factory=PageOptions)
-
-    def __post_init__(self) -> None:
-        check_choice("route", self.route, Route)
-        check_page_options(**self.options)
-
-    def open(self, facts: Mapping[str, Any], text: str, route: Route | None = None) -> Evidence:
-        """Make evidence of a page.
-
-        Args:
-            facts: as `page_facts` writes them.
-            text: of the page.
-            route: another one; unless it is "text", the picture is opened.
-
-        Raises:
-            ImageError, PageError: a fact is missing, or the picture is gone.
-        """
-        try:
-            place = Place(facts["source"], facts["page"] + 1, facts["total_pages"])
-        except KeyError as error:
-            raise PageError(
-                f"A page has no {error} in its metadata.",
-                hint="Make documents of stored pages, or with a loader or reader.",
-            ) from error
-        sha256 = facts.get("sha256", "")
-        if (route or self.route) == "text":
-            return Evidence(place, text, None, sha256)
-        if self.store is not None:
-            return Evidence(place, text, self.store.image(sha256, **self.options), sha256)
-        image = load_page(place.source, place.number, **self.options).image
-        return Evidence(place, text, image, image.sha256)
-
-    def request(self, question: str, page: Evidence, family: Family | None) -> Request:
-        """Ask one page, as `page_request` does."""
-        return page_request(question, page, self.route, language=self.language, family=family)
 
 
 def page_request(

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import uuid
 from dataclasses import dataclass
-from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,22 +39,3 @@ class FoundPage:
 
     page: StoredPage
     score: float
-
-
-def page_id(sha256: str) -> str:
-    """Make the id of a page for other databases, some of which want a UUID, of its content hash."""
-    return str(uuid.UUID(sha256[:32]))
-
-
-def page_facts(page: StoredPage) -> dict[str, Any]:
-    """Describe a page under the keys that both hosts use; `page` counts from 0, and the source is the first of all."""
-    first = page.places[0]
-    facts = {
-        "source": first.source,
-        "page": first.number - 1,
-        "total_pages": first.count,
-        "sha256": page.sha256,
-        "summary": page.summary,
-        "model": page.model,
-    }
-    return facts if page.label is None else facts | {"label": page.label}

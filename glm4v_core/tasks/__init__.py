@@ -16,6 +16,19 @@ from glm4v_core.media.image import Image
 from glm4v_core.tasks.prompts import DOCUMENT, PROMPTS, Language
 from glm4v_core.types import Choices, Completion, Constraint, FinishReason, JsonSchema, Message, Request, Sampling
 
+__all__ = [
+    "INCOMPLETE",
+    "Answering",
+    "Step",
+    "ask",
+    "caption",
+    "check_labels",
+    "classify",
+    "extract",
+    "ocr",
+    "summarize",
+]
+
 T = TypeVar("T")
 Model = TypeVar("Model", bound=BaseModel)
 Schema = Mapping[str, Any]

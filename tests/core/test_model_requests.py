@@ -9,7 +9,6 @@ from typing import Any
 import PIL.Image
 import pytest
 
-import glm4v_core
 from glm4v_core.defaults import Defaults
 from glm4v_core.engines.scripted import ScriptedEngine
 from glm4v_core.errors import ConfigError, ConstraintError, Glm4vError, MessageError, UnsupportedError
@@ -124,20 +123,3 @@ def refused(request: Request, error: type[Glm4vError], message: str, family: str
     with pytest.raises(error, match=message):
         model.count_tokens(request)
     assert engine.history == []
-
-
-def test_the_public_names_change_only_on_purpose() -> None:
-    names = """
-        FAMILIES PAGES_FOUND PAGES_IN_FLIGHT WORKFLOW_PAGES_IN_FLIGHT Answering Box CallSettings Choices
-        Completion Constraint Defaults Delta DocumentResult Engine EngineInfo Evidence Facts FailedPage Failure
-        Family FinishReason FoundPage Glm4v Glm4vError Image ImageLimits ImageSource IngestOptions IngestedPage
-        Ingestion JsonSchema Language Message ModelSettings OnError Outcome Page PageAnswer PageAsking
-        PageFailure PageInfo PageOptions PageStore PageText Part Paths Piece Place Provenance Regex Request Role
-        Route Sampling ScriptedEngine SourcedAnswer Step StepInfo StoredPage Text Thinking Timings TokenCount
-        TokenLogprob Tool ToolCall ToolChoice ToolResult UnreadPage Usage Video Workflow aingest answer_facts
-        aquery_pages call_settings check_choice check_page_options check_url choose_answer closed_schema
-        count_pages document_workflow errors find_files find_scans in_order ingest iterate_in_own_loop load_page
-        load_pages open_each open_pages page_facts page_id page_request query_pages read_texts run_in_own_loop
-        tasks
-    """
-    assert glm4v_core.__all__ == names.split()

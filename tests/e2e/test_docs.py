@@ -12,9 +12,10 @@ from tests.llamaindex.test_agents import pytestmark as of_agents
 
 pytestmark = of_agents
 ROOT = Path(__file__).parents[2]
+PAGES = [f"{name}{language}.md" for name in ("core", "langchain", "llamaindex") for language in ("", ".zh")]
 
 
-@pytest.mark.parametrize("page", ["langchain.md", "langchain.zh.md", "llamaindex.md", "llamaindex.zh.md"])
+@pytest.mark.parametrize("page", PAGES)
 def test_examples_run(page: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(ROOT / "samples")
     examples = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / page).read_text(encoding="utf-8"), re.DOTALL)

@@ -9,7 +9,9 @@ from random import Random
 import pytest
 from tiny.pages import FONT_FOLDER, FONTS, print_page
 
-from glm4v_core import Glm4v, Image, IngestOptions, PageStore, Place, Route, ingest, load_page, query_pages
+from glm4v_core import Glm4v, Image, IngestOptions, PageStore, ingest, query_pages
+from glm4v_core.media import load_page
+from glm4v_core.store import Place, Route
 
 SAMPLES = Path(__file__).parents[2] / "samples"
 SCANS = (SAMPLES / "scan-02.jpg", SAMPLES / "three-pages.pdf")

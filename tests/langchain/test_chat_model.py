@@ -10,17 +10,9 @@ import pytest
 from langchain_core.exceptions import ContextOverflowError, ModelNotFoundError, ModelTimeoutError
 from langchain_core.messages import AIMessageChunk, HumanMessage
 
-from glm4v_core import (
-    Glm4v,
-    Piece,
-    Request,
-    ScriptedEngine,
-    Timings,
-    TokenLogprob,
-    Usage,
-    errors,
-)
+from glm4v_core import Glm4v, Request, ScriptedEngine, Timings, TokenLogprob, Usage, errors
 from glm4v_core.errors import UnsupportedError
+from glm4v_core.types import Piece
 from langchain_glm4v import (
     ChatContextOverflowError,
     ChatGLM4V,

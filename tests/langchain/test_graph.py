@@ -12,8 +12,9 @@ import pytest
 from langchain_core.runnables import RunnableLambda
 from langgraph.checkpoint.memory import InMemorySaver
 
-from glm4v_core import DocumentResult, Outcome, PageFailure, Request, load_pages
+from glm4v_core import DocumentResult, PageFailure, Request, load_pages
 from glm4v_core.errors import ConfigError, EngineDeadError, OutOfMemoryError, UnsupportedError
+from glm4v_core.tasks.results import Outcome
 from langchain_glm4v.graph import FIND_PAGES, READ_PAGE, RETRY, document_graph, outcomes_of
 from langchain_glm4v.workflows import document_workflow
 from tests.langchain.conftest import Scripted

@@ -16,8 +16,9 @@ from langchain_qdrant import QdrantVectorStore
 from langchain_tests.integration_tests.retrievers import RetrieversIntegrationTests
 from pydantic import ValidationError
 
-from glm4v_core import Image, PageStore, Place, SourcedAnswer
+from glm4v_core import Image, PageStore, SourcedAnswer
 from glm4v_core.errors import ConfigError, PageError
+from glm4v_core.store import Place
 from langchain_glm4v import PageRetriever, page_document, page_query_chain
 from tests.langchain.conftest import Scripted
 from tests.support.pages import ABSENT, TEXTS, fill, read, width_of, words_of

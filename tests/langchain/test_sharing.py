@@ -15,14 +15,9 @@ import pytest
 from langchain_core.messages import HumanMessage
 from langchain_core.runnables import ConfigurableField
 
-from glm4v_core import (
-    Glm4v,
-    Piece,
-    Request,
-    ScriptedEngine,
-    errors,
-)
+from glm4v_core import Glm4v, Request, ScriptedEngine, errors
 from glm4v_core.errors import ConfigError, EngineClosedError
+from glm4v_core.types import Piece
 from langchain_glm4v import (
     ChatGLM4V,
 )

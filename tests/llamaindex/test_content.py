@@ -28,7 +28,7 @@ from llama_index.core.llms import (
 from llama_index.core.prompts import RichPromptTemplate
 from llama_index.core.schema import Document, ImageDocument, ImageNode, MediaResource, Node, NodeWithScore, TextNode
 
-from glm4v_core import Image, Message, Part, Request, Text, Thinking, ToolCall, ToolResult
+from glm4v_core import Image, Message, Request, Text, Thinking, ToolCall, ToolResult
 from glm4v_core.errors import (
     ImageBrokenError,
     ImageError,
@@ -37,6 +37,7 @@ from glm4v_core.errors import (
     MessageError,
     UnsupportedError,
 )
+from glm4v_core.types import Part
 from llamaindex_glm4v import GLM4VMultiModal
 from tests.llamaindex.conftest import COMPLETE_WAYS, Make, ask
 

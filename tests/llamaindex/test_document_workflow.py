@@ -12,8 +12,9 @@ import pytest
 from llama_index.core.workflow import Event, JsonSerializer, Workflow
 
 import glm4v_core
-from glm4v_core import DocumentResult, Glm4v, Outcome, PageFailure, Request, tasks
+from glm4v_core import DocumentResult, Glm4v, PageFailure, Request, tasks
 from glm4v_core.errors import ConfigError, ConstraintError, EngineDeadError, OutOfMemoryError, UnsupportedError
+from glm4v_core.tasks.results import Outcome
 from langchain_glm4v import ChatGLM4V
 from langchain_glm4v import document_workflow as langchain_workflow
 from llamaindex_glm4v import DocumentWorkflow, GLM4VMultiModal

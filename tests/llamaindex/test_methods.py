@@ -15,8 +15,9 @@ from llama_index.core.callbacks import CallbackManager, TokenCountingHandler
 from llama_index.core.llms import ChatMessage, ChatResponse, CompletionResponse, ImageBlock, TextBlock
 from pydantic import ValidationError
 
-from glm4v_core import Choices, Glm4v, Piece, Request, Sampling, ScriptedEngine, Timings, TokenLogprob, Usage
+from glm4v_core import Choices, Glm4v, Request, Sampling, ScriptedEngine, Timings, TokenLogprob, Usage
 from glm4v_core.errors import EngineTimeoutError, MessageError, UnknownOptionError
+from glm4v_core.types import Piece
 from llamaindex_glm4v import GLM4VMultiModal
 from tests.llamaindex.conftest import CHAT_WAYS, WAYS, Make, Recorder, ask, text_of
 

@@ -13,8 +13,9 @@ from llama_index.core.prompts import PromptTemplate
 from llama_index.core.workflow import Context, Event, StartEvent, StopEvent, Workflow, step
 from pydantic import BaseModel
 
-from glm4v_core import Glm4v, Image, Message, Piece, Request, ScriptedEngine
+from glm4v_core import Glm4v, Image, Message, Request, ScriptedEngine
 from glm4v_core.errors import EngineError
+from glm4v_core.types import Piece
 from llamaindex_glm4v import GLM4VMultiModal
 
 PAGES = 4

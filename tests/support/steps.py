@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from glm4v_core import Choices, DocumentResult, Outcome, Request, ScriptedEngine, Text
+from glm4v_core import Choices, DocumentResult, Request, ScriptedEngine, Text
+from glm4v_core.tasks.results import Outcome
 from tests.support.scans import ccitt_image, fax_tiff, number_of, read, scanned_pdf
 
 LABELS = ("invoice", "letter")

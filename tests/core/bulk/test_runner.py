@@ -135,7 +135,7 @@ def test_callbacks_may_ask_the_model(job: BulkJob, monkeypatch: pytest.MonkeyPat
         assert asked.generate(request_for(page)).text == page.row["text"]
 
     def request_for(page: FinishedPage) -> Request:
-        from glm4v_core import load_page
+        from glm4v_core.media import load_page
 
         return tasks.ocr().request(load_page(page.row["source"], page.row["page"]).image)
 

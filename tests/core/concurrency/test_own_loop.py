@@ -23,16 +23,13 @@ from glm4v_core import (
     Request,
     ScriptedEngine,
     Workflow,
-    aingest,
-    aquery_pages,
     ingest,
-    iterate_in_own_loop,
-    open_pages,
     query_pages,
-    read_texts,
-    run_in_own_loop,
     tasks,
 )
+from glm4v_core.concurrency.own_loop import iterate_in_own_loop, run_in_own_loop
+from glm4v_core.hosts import open_pages, read_texts
+from glm4v_core.store import aingest, aquery_pages
 from glm4v_core.tasks import Step
 from tests.support.pages import TEXTS, read, save_pages
 from tests.support.threads import ENGINES, Threads

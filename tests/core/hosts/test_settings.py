@@ -14,19 +14,10 @@ from typing import Any
 import pytest
 from pydantic import ConfigDict, ValidationError
 
-from glm4v_core import (
-    CallSettings,
-    Choices,
-    Glm4v,
-    Message,
-    ModelSettings,
-    Request,
-    Sampling,
-    ScriptedEngine,
-    Tool,
-    closed_schema,
-)
+from glm4v_core import Choices, Glm4v, Message, Request, Sampling, ScriptedEngine, Tool
+from glm4v_core.dialect.schemas import closed_schema
 from glm4v_core.errors import EngineClosedError, ModelError, UnknownOptionError, UnsupportedError
+from glm4v_core.hosts import CallSettings, ModelSettings
 from glm4v_core.tiny import checkpoint_path
 
 HELLO = Request((Message.user("x"),))

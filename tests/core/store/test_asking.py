@@ -8,20 +8,10 @@ from typing import Any
 
 import pytest
 
-from glm4v_core import (
-    Evidence,
-    Glm4v,
-    Image,
-    PageStore,
-    Place,
-    ScriptedEngine,
-    SourcedAnswer,
-    aquery_pages,
-    page_request,
-    query_pages,
-)
+from glm4v_core import Evidence, Glm4v, Image, PageStore, ScriptedEngine, SourcedAnswer, query_pages
 from glm4v_core.dialect.families import FAMILIES
 from glm4v_core.errors import ConfigError, EngineTimeoutError, PageError
+from glm4v_core.store import Place, aquery_pages, page_request
 from tests.support.pages import ABSENT, TEXTS, fill, read, width_of, words_of
 
 

@@ -9,19 +9,9 @@ from typing import Any
 import PIL.Image
 import pytest
 
-from glm4v_core import (
-    Glm4v,
-    Image,
-    IngestedPage,
-    IngestOptions,
-    PageStore,
-    Request,
-    ScriptedEngine,
-    Text,
-    aingest,
-    ingest,
-)
+from glm4v_core import Glm4v, Image, IngestOptions, PageStore, Request, ScriptedEngine, Text, ingest
 from glm4v_core.errors import ConfigError, ConstraintError, EngineDeadError, OutOfMemoryError, UnknownOptionError
+from glm4v_core.store import IngestedPage, aingest
 from tests.support.scans import fax_tiff, number_of, paper, seen
 
 Make = Callable[..., tuple[Glm4v, ScriptedEngine]]

@@ -6,7 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from glm4v_core import Glm4v, Ingestion, PageStore, ScriptedEngine, ingest
+from glm4v_core import Glm4v, PageStore, ScriptedEngine, ingest
+from glm4v_core.store import Ingestion
 from tests.support.pages import TEXTS, read, save_pages, width_of
 
 ROOT = Path(__file__).parents[3]

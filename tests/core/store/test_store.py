@@ -134,7 +134,7 @@ class TestPictures:
         return path
 
     def put(self, store: PageStore, pdf: Path, picture: Callable[[Image], Image | None]) -> Image:
-        from glm4v_core import load_page
+        from glm4v_core.media import load_page
 
         page = load_page(pdf, 2, dpi=100, max_image_tokens=64)
         store.begin(str(pdf), {"dpi": 100, "max_image_tokens": 64, "password": "secret"})

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from glm4v_core import Glm4v, ModelSettings, ScriptedEngine
+from glm4v_core import Glm4v, ScriptedEngine
 from glm4v_core.errors import ServerAccessError, ServerBusyError
+from glm4v_core.hosts import ModelSettings
 from langchain_glm4v import ChatGLM4V
 from llamaindex_glm4v import GLM4VMultiModal
 from tests.support.fake_server import Failure, FakeServer, says
