@@ -11,9 +11,9 @@ from pydantic import ConfigDict, Field, model_validator
 
 from glm4v_core import Request
 from glm4v_core.errors import ConfigError
-from glm4v_core.hosts import CallSettings, ModelSettings
+from glm4v_core.hosts import CallSettings, ModelSettings, read_tool_choice
 from langchain_glm4v._convert import to_messages
-from langchain_glm4v._tools import to_constraint, to_tool_choice, to_tools
+from langchain_glm4v._tools import to_constraint, to_tools
 
 _BINDINGS = ("model", "tools", "tool_choice", "parallel_tool_calls", "response_format")
 """Options that only calls have."""
@@ -60,7 +60,7 @@ class ChatSettings(ChatCallSettings, ModelSettings, BaseChatModel):
         return settings.request(
             to_messages(messages, self.max_image_tokens),
             tools=tools,
-            tool_choice=to_tool_choice(options.get("tool_choice"), tools),
+            tool_choice=read_tool_choice(options.get("tool_choice"), tools),
             parallel_tool_calls=options.get("parallel_tool_calls"),
             thinking=settings.reasoning,
             thinking_budget=settings.reasoning_budget,

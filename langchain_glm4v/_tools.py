@@ -10,20 +10,11 @@ from langchain_core.utils.function_calling import convert_to_json_schema, conver
 from pydantic import BaseModel
 
 from glm4v_core import JsonSchema, Tool
-from glm4v_core.errors import ConstraintError, UnsupportedError
-from glm4v_core.hosts import Constraint, ToolChoice, closed_schema
+from glm4v_core.errors import UnsupportedError
+from glm4v_core.hosts import Constraint, closed_schema
 
 ToolSource: TypeAlias = Mapping[str, Any] | type | Callable[..., Any] | BaseTool
 """A function, a pydantic class, a TypedDict, a BaseTool, or a dict in OpenAI's or Anthropic's shape."""
-_WORDS: Mapping[Any, ToolChoice] = {
-    None: "auto",
-    False: "auto",
-    "auto": "auto",
-    "none": "none",
-    True: "required",
-    "any": "required",
-    "required": "required",
-}
 
 
 def to_openai_tool(tool: ToolSource, strict: bool | None = None) -> dict[str, Any]:
@@ -51,22 +42,6 @@ def to_tools(tools: Sequence[ToolSource] | None) -> tuple[Tool, ...]:
         )
         for function in functions
     )
-
-
-def to_tool_choice(choice: str | bool | Mapping[str, Any] | None, tools: Sequence[Tool]) -> ToolChoice:
-    """Read a tool choice: auto, none, any or required, True, a tool's name, or the dict of OpenAI or Anthropic.
-
-    Raises:
-        ConstraintError: it names no tool of this request.
-    """
-    if isinstance(choice, Mapping):
-        choice = choice.get("function", choice).get("name") or choice.get("type")
-    names = [tool.name for tool in tools]
-    if choice in names:
-        return str(choice)
-    if choice not in _WORDS:
-        raise ConstraintError(f"tool_choice names the unknown tool {choice!r}.", hint=f"Known tools: {names}.")
-    return _WORDS[choice]
 
 
 def to_constraint(response_format: Any) -> Constraint | None:

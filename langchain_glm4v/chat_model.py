@@ -19,11 +19,12 @@ from pydantic import model_validator
 
 from glm4v_core import Completion, Glm4v, Request
 from glm4v_core.errors import UnsupportedError
+from glm4v_core.hosts import read_tool_choice
 from langchain_glm4v._profiles import find_profile, profile_of
 from langchain_glm4v._results import Chunks, to_message
 from langchain_glm4v._settings import ChatCallSettings, ChatSettings
 from langchain_glm4v._structured import Method, options_of, parser_of, with_parser
-from langchain_glm4v._tools import ToolSource, to_openai_tool, to_tool_choice, to_tools
+from langchain_glm4v._tools import ToolSource, to_openai_tool, to_tools
 from langchain_glm4v.errors import host_errors
 
 IN_FLIGHT = 64
@@ -130,7 +131,7 @@ class ChatGLM4V(ChatSettings):
             ValueError: tool_choice names no tool, or an option is unknown.
         """
         written = [to_openai_tool(tool, strict) for tool in tools]
-        choice = to_tool_choice(tool_choice, to_tools(written))
+        choice = read_tool_choice(tool_choice, to_tools(written))
         bound: dict[str, Any] = {"tools": written or None, "tool_choice": choice if choice != "auto" else None}
         bound |= {"parallel_tool_calls": parallel_tool_calls, "response_format": response_format}
         return self.bind(**{name: value for name, value in bound.items() if value is not None}, **kwargs)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import operator
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any, TypedDict, Unpack
 
 from langchain_core.runnables import Runnable, RunnableLambda
@@ -19,8 +18,8 @@ from langgraph.types import Checkpointer, Overwrite, RetryPolicy, Send
 from pydantic import TypeAdapter
 
 from glm4v_core import DocumentResult, Failure, Glm4vError, Page, PageFailure, PageInfo, PageOptions
-from glm4v_core.errors import InputError, is_of_one_page, is_transient
-from glm4v_core.hosts import WORKFLOW_PAGES_IN_FLIGHT, Outcome, check_page_options, count_pages, find_scans, load_page
+from glm4v_core.errors import is_of_one_page, is_transient
+from glm4v_core.hosts import WORKFLOW_PAGES_IN_FLIGHT, Outcome, check_page_options, list_pages, load_page
 
 FIND_PAGES, READ_PAGE = "find_pages", "read_page"
 RETRY = RetryPolicy(retry_on=is_transient)
@@ -107,16 +106,9 @@ def outcomes_of(state: Mapping[str, Any]) -> list[Outcome]:
 
 
 def _find_pages(options: PageOptions, state: DocumentInput) -> dict[str, Any]:
-    tasks = [task for file in find_scans(state["paths"]) for task in _tasks(file, options)]
+    found = list_pages(state["paths"], options)
+    tasks = [PageTask(path=page.source, number=page.number, count=page.count) for page in found]
     return {"pages": tasks, "outcomes": Overwrite([])}  # there may be those of an earlier run
-
-
-def _tasks(file: Path, options: PageOptions) -> list[PageTask]:
-    try:
-        count = count_pages(file, **options)
-    except InputError:
-        return [PageTask(path=str(file), number=0, count=0)]  # its node will fail alike, and tell
-    return [PageTask(path=str(file), number=number, count=count) for number in range(1, count + 1)]
 
 
 def _fan_out(state: DocumentState) -> list[Send]:

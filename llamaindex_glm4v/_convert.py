@@ -24,7 +24,7 @@ from pydantic import BaseModel
 
 from glm4v_core import Image, Message, Text, Thinking, Tool, ToolCall, ToolResult, load_pages
 from glm4v_core.errors import MessageError, UnsupportedError
-from glm4v_core.hosts import ImageSource, Part, Role, ToolChoice, check_url, closed_schema
+from glm4v_core.hosts import ImageSource, Part, Role, check_url, closed_schema
 
 Holder = ImageSource | ImageBlock | BaseNode | NodeWithScore
 ImageLike = Image | Holder
@@ -95,15 +95,6 @@ def to_source(holder: Holder) -> ImageSource:
 def to_tools(tools: Iterable[BaseTool | Tool]) -> tuple[Tool, ...]:
     """Convert tools. Arguments hold no keys beyond their schema's."""
     return tuple(tool if isinstance(tool, Tool) else _to_tool(tool) for tool in tools)
-
-
-def to_tool_choice(choice: str | Mapping[str, Any] | None, *, required: bool = False) -> ToolChoice:
-    """Read a tool choice: auto, none, any or required, a tool's name, or OpenAI's dict; it wins over `required`."""
-    if isinstance(choice, Mapping):
-        choice = choice.get("function", choice).get("name") or choice.get("type")
-    if choice is None:
-        return "required" if required else "auto"
-    return "required" if choice == "any" else choice
 
 
 def to_call(block: ToolCallBlock) -> ToolCall:

@@ -23,8 +23,8 @@ from llama_index.core.tools import BaseTool
 from pydantic import ConfigDict, model_validator
 
 from glm4v_core import Completion, Family, Glm4v, Message, Request
-from glm4v_core.hosts import CallSettings, ModelSettings
-from llamaindex_glm4v._convert import ImageLike, to_call, to_messages, to_question, to_tool_choice, to_tools
+from glm4v_core.hosts import CallSettings, ModelSettings, read_tool_choice
+from llamaindex_glm4v._convert import ImageLike, to_call, to_messages, to_question, to_tools
 from llamaindex_glm4v._results import Responses, to_chat_response, to_completion_response
 from llamaindex_glm4v._structured import StructuredLLM
 from llamaindex_glm4v.errors import ToolCallError
@@ -188,10 +188,12 @@ class FunctionCallingGLM4V(LLMCallSettings, ModelSettings, StructuredLLM):
     ) -> dict[str, Any]:
         if isinstance(user_msg, str):
             user_msg = ChatMessage(role=MessageRole.USER, content=user_msg)
+        offered = to_tools(tools)
+        choice = tool_required if tool_choice is None else tool_choice
         return {
             "messages": [*(chat_history or ()), *((user_msg,) if user_msg else ())],
-            "tools": to_tools(tools),
-            "tool_choice": to_tool_choice(tool_choice, required=tool_required),
+            "tools": offered,
+            "tool_choice": read_tool_choice(choice, offered),
             "parallel_tool_calls": allow_parallel_tool_calls,
             **kwargs,
         }
@@ -232,10 +234,11 @@ class FunctionCallingGLM4V(LLMCallSettings, ModelSettings, StructuredLLM):
     def _prepare(self, ask: Ask, options: Mapping[str, Any]) -> tuple[Glm4v, Request]:
         """Convert before loading: a wrong request should not cost a load. Blocks, since it decodes images."""
         settings = LLMCallSettings.merged(self, options, _BINDINGS)
+        tools = to_tools(options.get("tools") or ())
         request = settings.request(
             ask(self.max_image_tokens),
-            tools=to_tools(options.get("tools") or ()),
-            tool_choice=to_tool_choice(options.get("tool_choice")),
+            tools=tools,
+            tool_choice=read_tool_choice(options.get("tool_choice"), tools),
             parallel_tool_calls=options.get("parallel_tool_calls"),
             thinking=settings.thinking,
             thinking_budget=settings.thinking_budget,

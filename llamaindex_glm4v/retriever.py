@@ -17,7 +17,7 @@ from llama_index.core.schema import BaseNode, ImageDocument, MetadataMode, NodeW
 
 from glm4v_core import Evidence, Image, PageOptions, PageStore, StoredPage
 from glm4v_core.errors import ConfigError, ImageError, PageError
-from glm4v_core.hosts import PAGES_FOUND, Language, PageAsking, Route, choose_answer, open_each, page_facts, page_id
+from glm4v_core.hosts import PAGES_FOUND, Language, PageAsking, Route, open_each, page_facts, page_id
 from llamaindex_glm4v._observed import ObservedModel
 from llamaindex_glm4v.llm import GLM4VMultiModal
 
@@ -150,10 +150,8 @@ class PageQueryEngine(BaseQueryEngine):
     async def _answer(self, question: str, nodes: Sequence[NodeWithScore]) -> Response:
         opened = await asyncio.to_thread(open_each, self._open, nodes)
         evidence = [page for _, page in opened]
-        model = ObservedModel(self._llm)
         family = await asyncio.to_thread(lambda: self._llm.family) if evidence else None  # may load the model
-        requests = [self._asking.request(question, page, family) for page in evidence]
-        answer = choose_answer(question, evidence, await asyncio.gather(*map(model.agenerate, requests)))
+        answer = await self._asking.ask(ObservedModel(self._llm), question, evidence, family)
         asked = [{**_place(page.evidence), "answer": page.text} for page in answer.asked]
         cited = [pair for pair in opened if pair[1] is answer.citation]
         sources = [await asyncio.to_thread(self._cite, *pair) for pair in cited]

@@ -158,7 +158,7 @@ def index(
 
     Exits with 0 when all pages are in the store, 1 when some failed, 2 when nothing usable came out.
     """
-    from glm4v_core.cli.pages import index_pages
+    from glm4v_core.cli.index import index_pages
     from glm4v_core.store.ingestion import IngestOptions
 
     pages = page_options(frames, dpi=dpi, max_pages=max_pages, password=password, max_image_tokens=max_image_tokens)
@@ -191,7 +191,7 @@ def query(
 
     Exits with 0 when a page answers, 1 when none does.
     """
-    from glm4v_core.cli.pages import answer_question
+    from glm4v_core.cli.query import answer_question
 
     options = PageOptions() if password is None else PageOptions(password=password)
     load = partial(_load, model, engine, option)

@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from glm4v_core.cli.plan import split
-from glm4v_core.cli.run import progress_bar
+from glm4v_core.cli.terminal import progress_bar
 from glm4v_core.errors import ConfigError
 from glm4v_core.evaluation.probes import TASKS, Task
 from glm4v_core.evaluation.report import (

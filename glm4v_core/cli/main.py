@@ -1,4 +1,4 @@
-"""The command `glm4v`. What it can do is in `cli_app`; this module only starts it, so that errors stay readable."""
+"""The command `glm4v`. The commands are in `cli.app`; this module starts it and prints errors in plain words."""
 
 from __future__ import annotations
 

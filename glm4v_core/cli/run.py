@@ -8,7 +8,6 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -17,14 +16,13 @@ from glm4v_core.bulk.report import REPORT
 from glm4v_core.bulk.rows import Row, read_rows
 from glm4v_core.bulk.runner import BulkJob, FinishedPage, run
 from glm4v_core.cli.plan import Plan
+from glm4v_core.cli.terminal import DONE, INTERRUPTED, NOTHING_USABLE, SOME_FAILED, printable, progress_bar
 from glm4v_core.errors import Glm4vError
 from glm4v_core.media.files import Found
 from glm4v_core.media.page_options import PageOptions
 from glm4v_core.model import Glm4v
 from glm4v_core.tasks.workflow import Column
 
-DONE, SOME_FAILED, NOTHING_USABLE = 0, 1, 2
-INTERRUPTED = 130
 ROWS_SHOWN = 40
 STOPPED = "Stopped early; the rows so far are complete. The same command with --resume goes on."
 
@@ -63,12 +61,6 @@ def run_pages(
         interrupted = True
     screen.print_results(tuple(job.workflow.steps), out)
     return INTERRUPTED if interrupted else _status(screen.totals)
-
-
-def progress_bar() -> Progress:
-    """Show progress on standard error, so that standard output holds results only."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    return Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True))
 
 
 class _Screen:
@@ -119,7 +111,7 @@ class _Screen:
             f"{skipped} other files skipped" if skipped else "",
         ]
         line = "; ".join(part for part in parts if part)
-        console.print(_text(f"{line}. See {out / REPORT}"), soft_wrap=True)
+        console.print(printable(f"{line}. See {out / REPORT}"), soft_wrap=True)
 
 
 def _status(totals: Totals) -> int:
@@ -135,7 +127,7 @@ def _table(rows: Iterable[Row], columns: Sequence[Column]) -> Table:
     for row in rows:
         name = Path(row["source"]).name
         page = f"{name} {row['page']}/{row['pages']}" if row["pages"] > 1 else name
-        table.add_row(_text(page), *_cells(row, shown))
+        table.add_row(printable(page), *_cells(row, shown))
     return table
 
 
@@ -144,15 +136,10 @@ def _cells(row: Row, shown: Sequence[Column]) -> list[Text]:
     cells = [_cell(row[column]) for column in shown]
     if error := row["error"]:
         place = next((place for place, column in enumerate(shown) if row[column] is None), 0)
-        cells[place] = _text(f"{error['code']}: {error['message']}", "red")
+        cells[place] = printable(f"{error['code']}: {error['message']}", "red")
     return cells
 
 
 def _cell(value: object) -> Text:
     text = "" if value is None else str(value)
-    return _text(text if len(text) <= 160 else text[:159] + "…")
-
-
-def _text(text: str, style: str = "") -> Text:
-    """Escape what a terminal cannot show: bytes of a file name that are not UTF-8."""
-    return Text(text.encode("utf-8", "backslashreplace").decode("utf-8"), style)
+    return printable(text if len(text) <= 160 else text[:159] + "…")

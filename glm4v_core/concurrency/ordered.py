@@ -50,6 +50,17 @@ async def in_order(
         await asyncio.gather(fetching, *line.tasks, return_exceptions=True)
 
 
+async def all_at_once(runs: Iterable[Coroutine[Any, Any, R]]) -> list[R]:
+    """Run a few coroutines at once and return their results in order; when one fails, the others are cancelled."""
+    tasks = [asyncio.create_task(run) for run in runs]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
 class _Line(Generic[S, R]):
     """Tasks in the order of their items: few running at once, and few more that are finished and not yet taken."""
 

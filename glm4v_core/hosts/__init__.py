@@ -5,12 +5,14 @@ from glm4v_core.concurrency.own_loop import iterate_in_own_loop, run_in_own_loop
 from glm4v_core.dialect.schemas import closed_schema
 from glm4v_core.hosts.asking import PageAsking
 from glm4v_core.hosts.facts import page_facts, page_id
+from glm4v_core.hosts.listing import list_pages
 from glm4v_core.hosts.reading import Facts, OnError, PageText, UnreadPage, answer_facts, open_pages, read_texts
+from glm4v_core.hosts.requests import read_tool_choice
 from glm4v_core.hosts.settings import CallSettings, ModelSettings, call_settings
 from glm4v_core.media.files import Paths, find_scans
 from glm4v_core.media.image import ImageSource
 from glm4v_core.media.page_options import check_page_options
-from glm4v_core.media.pages import count_pages, load_page
+from glm4v_core.media.pages import load_page
 from glm4v_core.media.source import check_url
 from glm4v_core.store.asking import Route, choose_answer, open_each
 from glm4v_core.store.store import PAGES_FOUND
@@ -49,14 +51,15 @@ __all__ = [
     "check_url",
     "choose_answer",
     "closed_schema",
-    "count_pages",
     "find_scans",
     "iterate_in_own_loop",
+    "list_pages",
     "load_page",
     "open_each",
     "open_pages",
     "page_facts",
     "page_id",
     "read_texts",
+    "read_tool_choice",
     "run_in_own_loop",
 ]

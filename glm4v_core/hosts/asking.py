@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,9 +10,10 @@ from glm4v_core.dialect.families import Family
 from glm4v_core.errors import PageError
 from glm4v_core.media.page_options import PageOptions, check_page_options
 from glm4v_core.media.pages import load_page
-from glm4v_core.store.asking import Evidence, Route, page_request
+from glm4v_core.store.asking import Evidence, Route, SourcedAnswer, ask_pages, page_request
 from glm4v_core.store.page import Place
 from glm4v_core.store.store import PageStore
+from glm4v_core.tasks import Answering
 from glm4v_core.tasks.prompts import Language
 from glm4v_core.types import Request
 from glm4v_core.validation import check_choice
@@ -66,6 +67,12 @@ class PageAsking:
             return Evidence(place, text, self.store.image(sha256, **self.options), sha256)
         image = load_page(place.source, place.number, **self.options).image
         return Evidence(place, text, image, image.sha256)
+
+    async def ask(
+        self, model: Answering, question: str, pages: Sequence[Evidence], family: Family | None
+    ) -> SourcedAnswer:
+        """Ask about each page separately and return the answer with its page; see `ask_pages`."""
+        return await ask_pages(model, question, pages, self.route, language=self.language, family=family)
 
     def request(self, question: str, page: Evidence, family: Family | None) -> Request:
         """Return the request that puts the question to one page; see `page_request`."""

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar, Unpack
 
+from glm4v_core.concurrency.ordered import all_at_once
 from glm4v_core.concurrency.own_loop import run_in_own_loop
 from glm4v_core.dialect.families import Family
 from glm4v_core.errors import ConfigError, ImageError, InputError, PageError
@@ -20,7 +21,7 @@ from glm4v_core.media.page_options import PageOptions
 from glm4v_core.model import Glm4v
 from glm4v_core.store.page import FoundPage, Place
 from glm4v_core.store.store import PAGES_FOUND, PageStore
-from glm4v_core.tasks import ask
+from glm4v_core.tasks import Answering, ask
 from glm4v_core.tasks.prompts import ASK_PAGE, NOT_ON_PAGE, Language
 from glm4v_core.types import Completion, Message, Request
 from glm4v_core.validation import check_choice
@@ -118,9 +119,33 @@ async def aquery_pages(
         ImageError, PageError: no page that was found can be opened; see `open_each`.
     """
     evidence = await asyncio.to_thread(find_evidence, store, find or question, k=k, route=route, **options)
-    requests = [page_request(question, page, route, language=language, family=model.info.family) for page in evidence]
-    completions = await model.agenerate_many(requests)
-    return choose_answer(question, evidence, completions)
+    return await ask_pages(model, question, evidence, route, language=language, family=model.info.family)
+
+
+async def ask_pages(
+    model: Answering,
+    question: str,
+    evidence: Sequence[Evidence],
+    route: Route,
+    *,
+    language: Language = "en",
+    family: Family | None = None,
+) -> SourcedAnswer:
+    """Ask about each page separately, all at once, and answer with the best-ranked page that has an answer.
+
+    Args:
+        model: that is asked.
+        question: of the user.
+        evidence: the pages, best match first.
+        route: what the model is shown of a page.
+        language: of the words around the question.
+        family: of the model, for one that was trained on a wording of its own.
+
+    Raises:
+        Glm4vError: of the first page that failed; the other requests are aborted.
+    """
+    requests = [page_request(question, page, route, language=language, family=family) for page in evidence]
+    return choose_answer(question, evidence, await all_at_once(model.agenerate(request) for request in requests))
 
 
 def find_evidence(

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import AsyncGenerator, Coroutine, Generator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Generator, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-from glm4v_core.concurrency.ordered import PAGES_IN_FLIGHT, in_order
+from glm4v_core.concurrency.ordered import PAGES_IN_FLIGHT, all_at_once, in_order
 from glm4v_core.concurrency.own_loop import iterate_in_own_loop
 from glm4v_core.dialect.families import Family
 from glm4v_core.errors import Failure, Glm4vError, is_of_one_page
@@ -18,8 +17,6 @@ from glm4v_core.tasks import Answering, Step, classify, ocr, summarize
 from glm4v_core.tasks.prompts import PROMPTS, Language
 from glm4v_core.tasks.results import DocumentResult, Outcome, PageFailure
 from glm4v_core.types import Completion
-
-R = TypeVar("R")
 
 Column = Literal["text", "summary", "label", "caption", "fields", "answer"]
 """Where a step's value goes in a DocumentResult."""
@@ -94,7 +91,7 @@ class Workflow:
         first, *others = self.steps.values()
         attempts = [await _attempt(first, model, page)]
         if not isinstance(attempts[0], Glm4vError):
-            attempts += await _together(_attempt(step, model, page) for step in others)
+            attempts += await all_at_once(_attempt(step, model, page) for step in others)
         values: dict[str, Any] = {}
         completions: dict[str, Completion] = {}
         for column, step, attempt in zip(self.steps, self.steps.values(), attempts, strict=False):
@@ -133,12 +130,3 @@ async def _attempt(step: Step[Any], model: Answering, page: Page) -> tuple[Any, 
         if not is_of_one_page(error):
             raise
         return error
-
-
-async def _together(runs: Iterable[Coroutine[Any, Any, R]]) -> list[R]:
-    tasks = [asyncio.create_task(run) for run in runs]
-    try:
-        return await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:  # when the engine died or the caller gave up
-            task.cancel()
