@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +11,19 @@ from llama_index.core.workflow import Context, Event, StartEvent, StopEvent, Wor
 from llama_index.core.workflow.retry_policy import RetryPolicy  # type: ignore[attr-defined]  # exported by use
 
 import glm4v_core
-from glm4v_core import Completion, DocumentResult, Failure, PageFailure, PageInfo, PageOptions, Request, tasks
-from glm4v_core.errors import ConfigError, EngineError, InputError, is_transient
+from glm4v_core import DocumentResult, Failure, PageFailure, PageInfo, PageOptions, tasks
+from glm4v_core.errors import ConfigError, EngineError, InputError
 from glm4v_core.hosts import (
     WORKFLOW_PAGES_IN_FLIGHT,
     Answering,
     Language,
     Outcome,
     check_page_options,
-    count_pages,
-    find_scans,
+    list_pages,
     load_page,
 )
 from llamaindex_glm4v._observed import ObservedModel
+from llamaindex_glm4v._retrying import RetryingModel
 from llamaindex_glm4v.llm import GLM4VMultiModal
 
 _MOST = 1024
@@ -33,23 +31,6 @@ _PLACES, _SENT = "places", "sent"
 """What the state of a run holds: all pages as path, number and count, and how many of them are on their way or done."""
 
 Place = tuple[str, int, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Backoff:
-    """A retry policy of LlamaIndex for transient failures of the engine; waits twice as long each time.
-
-    Attributes:
-        attempts: the first one included.
-        delay: seconds before the second.
-    """
-
-    attempts: int = 3
-    delay: float = 1.0
-
-    def next(self, elapsed_time: float, attempts: int, error: Exception, *, seed: int | None = None) -> float | None:
-        """Return how long to wait after so many failures, or None to give up."""
-        return self.delay * 2 ** (attempts - 1) if is_transient(error) and attempts < self.attempts else None
 
 
 class ScansEvent(StartEvent):
@@ -132,8 +113,8 @@ class DocumentWorkflow(Workflow):
             labels: to choose from; without them pages are not classified.
             language: of the prompts.
             steps: other ones than `glm4v_core.document_workflow` makes of labels and language.
-            retry: how often and how fast to ask again, three times by default. Transient failures of the engine are
-                tried again, nothing else, and only the question that failed.
+            retry: a policy of LlamaIndex: how often and how soon to ask again. None asks three times in all, waiting
+                1 and 2 seconds. Only transient failures of the engine are retried, and only the question that failed.
             concurrency: pages in work together, at most 1024.
             timeout: seconds for a whole run.
             page_options: of `glm4v_core.load_pages`, such as {"dpi": 300}.
@@ -152,7 +133,7 @@ class DocumentWorkflow(Workflow):
         if labels:
             tasks.check_labels(labels)
         self._llm, self._labels, self._language = llm, tuple(labels), language
-        self._steps, self._retry, self._concurrency = steps, retry or Backoff(), concurrency
+        self._steps, self._retry, self._concurrency = steps, retry, concurrency
 
     @step
     async def find_pages(self, context: Context, event: ScansEvent) -> PageTask | StopEvent | None:
@@ -200,31 +181,11 @@ class DocumentWorkflow(Workflow):
         return self._steps
 
     def _model(self, context: Context, task: PageTask) -> Answering:
-        def tell(error: EngineError, attempt: int, delay: float) -> None:
+        def announce(error: EngineError, attempt: int, delay: float) -> None:
             again = PageRetried(index=task.index, error=Failure.of(error), attempt=attempt, delay=delay)
             context.write_event_to_stream(again)
 
-        return _PatientModel(ObservedModel(self._llm), self._retry, tell)
-
-
-class _PatientModel:
-    """Asks again after a transient failure."""
-
-    def __init__(self, model: Answering, retry: RetryPolicy, tell: Callable[[EngineError, int, float], None]) -> None:
-        self._model, self._retry, self._tell = model, retry, tell
-
-    async def agenerate(self, request: Request) -> Completion:
-        begun, failures = time.monotonic(), 0
-        while True:
-            try:
-                return await self._model.agenerate(request)
-            except EngineError as error:
-                failures += 1
-                delay = self._retry.next(time.monotonic() - begun, failures, error) if is_transient(error) else None
-                if delay is None:
-                    raise
-                self._tell(error, failures + 1, delay)
-            await asyncio.sleep(delay)
+        return RetryingModel(ObservedModel(self._llm), self._retry, announce)
 
 
 async def _next_task(context: Context) -> PageTask | None:
@@ -241,12 +202,4 @@ def _task(places: Sequence[Place], index: int) -> PageTask:
 
 
 def _find(paths: Iterable[str | Path], options: PageOptions) -> list[Place]:
-    return [(str(file), *place) for file in find_scans(paths) for place in _pages_of(file, options)]
-
-
-def _pages_of(file: Path, options: PageOptions) -> list[tuple[int, int]]:
-    try:
-        count = count_pages(file, **options)
-    except InputError:
-        return [(0, 0)]  # opening it will fail alike, and tell
-    return [(number, count) for number in range(1, count + 1)]
+    return [(page.source, page.number, page.count) for page in list_pages(paths, options)]

@@ -18,12 +18,23 @@ from glm4v_core.tasks.results import Outcome
 from langchain_glm4v import ChatGLM4V
 from langchain_glm4v import document_workflow as langchain_workflow
 from llamaindex_glm4v import DocumentWorkflow, GLM4VMultiModal
-from llamaindex_glm4v.workflows import Backoff, PageDone, PageRetried, PagesFound
+from llamaindex_glm4v.workflows import PageDone, PageRetried, PagesFound
 from tests.llamaindex.conftest import Make
 from tests.support.scans import number_of
 from tests.support.steps import LABELS, answer, asked, first_page_last, save_scans, step_of, texts, wait_for_cancelled
 
-AT_ONCE = Backoff(delay=0)
+
+@dataclasses.dataclass(frozen=True)
+class AtOnce:
+    """A retry policy as LlamaIndex calls it; it does not wait."""
+
+    attempts: int = 3
+
+    def next(self, elapsed_time: float, attempts: int, error: Exception, *, seed: int | None = None) -> float | None:
+        return 0 if attempts < self.attempts else None
+
+
+AT_ONCE = AtOnce()
 SAMPLES = Path(__file__).parents[2] / "samples"
 
 
@@ -199,7 +210,7 @@ class TestFailures:
         llm, engine = scripted(
             lambda request: OutOfMemoryError("Too big.") if number_of(request) == 2 else answer(request)
         )
-        outcomes, _ = await run(DocumentWorkflow(llm, retry=Backoff(attempts=2, delay=0)), scans)
+        outcomes, _ = await run(DocumentWorkflow(llm, retry=AtOnce(2)), scans)
         assert texts(outcomes)[:3] == ["text of page 1", "out_of_memory", "text of page 3"]
         assert asked(engine).count(2) == 2
 
@@ -223,10 +234,32 @@ class TestFailures:
         with pytest.raises(type(error)):
             await DocumentWorkflow(llm, retry=AT_ONCE).run(paths=scans[1:])
 
-    def test_a_policy_waits_longer_each_time(self) -> None:
-        policy, error = Backoff(attempts=4, delay=0.5), OutOfMemoryError("Too big.")
-        assert [policy.next(0, failures, error) for failures in (1, 2, 3, 4)] == [0.5, 1, 2, None]
-        assert policy.next(0, 1, EngineDeadError("gone")) is None
+    async def test_without_a_policy_it_asks_three_times_and_waits_twice_as_long(
+        self, scripted: Make, scans: list[Path]
+    ) -> None:
+        llm, engine = scripted(
+            lambda request: OutOfMemoryError("Too big.") if number_of(request) == 2 else answer(request)
+        )
+        outcomes, events = await run(DocumentWorkflow(llm), scans)
+        assert texts(outcomes)[:3] == ["text of page 1", "out_of_memory", "text of page 3"]
+        assert asked(engine).count(2) == 3
+        assert [(event.attempt, event.delay) for event in events if isinstance(event, PageRetried)] == [(2, 1), (3, 2)]
+
+    async def test_a_policy_hears_of_each_failure_and_chooses_the_wait(self, scripted: Make, scans: list[Path]) -> None:
+        heard: list[tuple[int, str]] = []
+
+        class Listening:
+            def next(
+                self, elapsed_time: float, attempts: int, error: Exception, *, seed: int | None = None
+            ) -> float | None:
+                heard.append((attempts, str(error)))
+                return 0.001 * attempts if attempts < 4 else None
+
+        llm, _ = scripted(lambda request: OutOfMemoryError("Too big.") if number_of(request) == 2 else answer(request))
+        outcomes, events = await run(DocumentWorkflow(llm, retry=Listening()), scans)
+        assert texts(outcomes)[1] == "out_of_memory"
+        assert [attempts for attempts, _ in heard] == [1, 2, 3, 4]
+        assert [event.delay for event in events if isinstance(event, PageRetried)] == [0.001, 0.002, 0.003]
 
     def test_wrong_settings_are_refused_when_it_is_made(self, scripted: Make) -> None:
         llm, _ = scripted()
