@@ -1,4 +1,4 @@
-"""`llamaindex_glm4v` under the import path of LlamaIndex's own integrations: `from llama_index.llms.glm4v import GLM4V`."""
+"""`from llama_index.llms.glm4v import GLM4V`: `llamaindex_glm4v` under the name that LlamaIndex users look for."""
 
 from llamaindex_glm4v import GLM4V, GLM4VMultiModal
 
