@@ -12,7 +12,7 @@ import pytest
 
 from glm4v_core import PageStore
 from tests.e2e.conftest import Command
-from tests.support.pages import ABSENT, TEXTS, save_pages
+from tests.support.letters import ABSENT, TEXTS, save_pages
 
 READ = [text for number in TEXTS for text in (TEXTS[number], "A letter.")]
 BOGUS = ("--model", "none/such", "--engine", "vllm")

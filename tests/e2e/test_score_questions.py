@@ -12,7 +12,7 @@ from score_questions import ROUTES, questions, score
 
 from glm4v_core import Glm4v, PageStore, Request, ScriptedEngine
 from glm4v_core.evaluation.truth import load_truths
-from tests.support.pages import width_of, words_of
+from tests.support.letters import width_of, words_of
 
 PARTIES = ("Oslo Ltd", "Turin AG", "Mona Holt", "Glacier Co")
 

@@ -13,7 +13,7 @@ from langchain_glm4v import ChatGLM4V, ScannedDocumentLoader
 from tests.langchain.conftest import Scripted
 from tests.langchain.test_documents import WAYS, load
 from tests.support.scans import fax_tiff, number_of, read, save_fax
-from tests.support.steps import first_page_last, only_the_first_page_ends, wait_for_cancelled
+from tests.support.workflow_answers import first_page_last, only_the_first_page_ends, wait_for_cancelled
 
 Make = Callable[..., Scripted]
 

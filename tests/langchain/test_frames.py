@@ -1,4 +1,4 @@
-"""How many frames and hand-offs lie between a chat model and torch; `tests/frames.py` says how they are counted."""
+"""How many frames and hand-offs lie between a chat model and torch; `tests/support/frames.py` defines the counts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.frames import Way
+from tests.support.frames import Way
 
 ROOT = Path(__file__).parents[2]
 FRAMES = 14
@@ -20,7 +20,7 @@ HAND_OFFS = 3
 
 @pytest.fixture(scope="module")
 def way() -> Way:
-    command = [sys.executable, "-m", "tests.frames"]
+    command = [sys.executable, "-m", "tests.support.frames"]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     return Way(**json.loads(run.stdout))
 

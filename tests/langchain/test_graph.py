@@ -19,7 +19,7 @@ from langchain_glm4v.graph import FIND_PAGES, READ_PAGE, RETRY, document_graph, 
 from langchain_glm4v.workflows import document_workflow
 from tests.langchain.conftest import Scripted
 from tests.support.scans import ccitt_image, number_of, scanned_pdf
-from tests.support.steps import LABELS, answer, asked, first_page_last, save_scans, step_of, texts
+from tests.support.workflow_answers import LABELS, answer, asked, first_page_last, save_scans, step_of, texts
 
 Make = Callable[..., Scripted]
 AT_ONCE = RETRY._replace(initial_interval=0, jitter=False)

@@ -21,8 +21,8 @@ from glm4v_core.errors import ConfigError, PageError
 from glm4v_core.store import Place
 from langchain_glm4v import PageRetriever, page_document, page_query_chain
 from tests.langchain.conftest import Scripted
-from tests.support.pages import ABSENT, TEXTS, fill, read, width_of, words_of
-from tests.support.words import embed
+from tests.support.embeddings import embed
+from tests.support.letters import ABSENT, TEXTS, fill, read, width_of, words_of
 
 Make = Callable[..., Scripted]
 

@@ -21,7 +21,16 @@ from llamaindex_glm4v import DocumentWorkflow, GLM4VMultiModal
 from llamaindex_glm4v.workflows import PageDone, PageRetried, PagesFound
 from tests.llamaindex.conftest import Make
 from tests.support.scans import number_of
-from tests.support.steps import LABELS, answer, asked, first_page_last, save_scans, step_of, texts, wait_for_cancelled
+from tests.support.workflow_answers import (
+    LABELS,
+    answer,
+    asked,
+    first_page_last,
+    save_scans,
+    step_of,
+    texts,
+    wait_for_cancelled,
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,7 @@ from glm4v_core import Choices, DocumentResult, Glm4v, Image, PageFailure, Reque
 from llamaindex_glm4v import DocumentWorkflow, GLM4VMultiModal, GLM4VOCRTransform, GLM4VReader
 from tests.llamaindex.conftest import Make
 from tests.llamaindex.test_document_workflow import run
-from tests.support.steps import step_of
+from tests.support.workflow_answers import step_of
 
 LABELS = ("invoice", "letter")
 ORDERS = {

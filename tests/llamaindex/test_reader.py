@@ -20,7 +20,7 @@ from glm4v_core.errors import EngineDeadError, ImageBrokenError, OutOfMemoryErro
 from llamaindex_glm4v import GLM4VMultiModal, GLM4VReader
 from tests.llamaindex.conftest import Make
 from tests.support.scans import ccitt_image, fax_tiff, number_of, paper, read, save_fax, save_mixed, scanned_pdf
-from tests.support.steps import only_the_first_page_ends, wait_for_cancelled
+from tests.support.workflow_answers import only_the_first_page_ends, wait_for_cancelled
 
 WAYS = ("lazy_load_data", "load_data", "alazy_load_data", "aload_data")
 

@@ -20,7 +20,7 @@ from glm4v_core.errors import ImageNotFoundError, ImageUrlError, OutOfMemoryErro
 from llamaindex_glm4v import GLM4VMultiModal, GLM4VOCRTransform, GLM4VReader
 from tests.llamaindex.conftest import Make
 from tests.support.scans import number_of, paper, read, save_fax
-from tests.support.steps import first_page_last
+from tests.support.workflow_answers import first_page_last
 
 WAYS = ("run", "arun")
 SCAN = Path(__file__).parents[2] / "samples" / "scan-01.png"

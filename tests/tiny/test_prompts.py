@@ -19,7 +19,7 @@ from glm4v_core.engines.transformers.loading import Checkpoint
 from glm4v_core.engines.transformers.prompts import Preparer
 from glm4v_core.media.image import Image
 from glm4v_core.types import Message, Request, Text, ToolResult
-from tests.support.transcripts import Transcript, transcripts
+from tests.support.training_rows import Transcript, transcripts
 
 pytestmark = pytest.mark.usefixtures("fonts")
 ROWS = {"page": 40, "text": 40, "pair": 4}

@@ -31,7 +31,7 @@ from glm4v_core.concurrency.own_loop import iterate_in_own_loop, run_in_own_loop
 from glm4v_core.hosts import open_pages, read_texts
 from glm4v_core.store import aingest, aquery_pages
 from glm4v_core.tasks import Step
-from tests.support.pages import TEXTS, read, save_pages
+from tests.support.letters import TEXTS, read, save_pages
 from tests.support.threads import ENGINES, Threads
 
 ASKED = Request((Message.user("Read this."),))

@@ -23,8 +23,8 @@ from glm4v_core.errors import (
 )
 from glm4v_core.media.image import Image
 from glm4v_core.types import Choices, Completion, JsonSchema, Message, Regex, Request, Text, Tool, ToolCall, ToolResult
+from tests.support.engine_calls import READ, ask, sample
 from tests.support.serving import Engine
-from tests.support.talking import READ, ask, sample
 
 pytestmark = [pytest.mark.loopback, pytest.mark.filterwarnings("default")]
 

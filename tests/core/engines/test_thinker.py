@@ -14,8 +14,8 @@ import pytest
 from glm4v_core import Glm4v
 from glm4v_core.types import Choices, Request
 from tests.support.checkpoints import build_checkpoint, write_adapter
+from tests.support.engine_calls import ask, page
 from tests.support.serving import ENGINES, SETTINGS, Engine, serving
-from tests.support.talking import ask, page
 
 pytestmark = [pytest.mark.loopback, pytest.mark.filterwarnings("default")]
 

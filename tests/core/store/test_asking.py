@@ -12,7 +12,7 @@ from glm4v_core import Evidence, Glm4v, Image, PageStore, ScriptedEngine, Source
 from glm4v_core.dialect.families import FAMILIES
 from glm4v_core.errors import ConfigError, EngineTimeoutError, PageError
 from glm4v_core.store import Place, aquery_pages, page_request
-from tests.support.pages import ABSENT, TEXTS, fill, read, width_of, words_of
+from tests.support.letters import ABSENT, TEXTS, fill, read, width_of, words_of
 
 
 @pytest.fixture

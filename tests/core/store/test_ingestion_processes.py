@@ -8,13 +8,13 @@ from pathlib import Path
 
 from glm4v_core import Glm4v, PageStore, ScriptedEngine, ingest
 from glm4v_core.store import Ingestion
-from tests.support.pages import TEXTS, read, save_pages, width_of
+from tests.support.letters import TEXTS, read, save_pages, width_of
 
 ROOT = Path(__file__).parents[3]
 INGEST = """
 import sys
 from glm4v_core import Glm4v, IngestOptions, PageStore, ScriptedEngine, ingest
-from tests.support.pages import read, width_of
+from tests.support.letters import read, width_of
 
 def reply(request):
     if width_of(request) == int(sys.argv[3]):

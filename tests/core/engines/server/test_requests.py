@@ -26,8 +26,8 @@ from glm4v_core.types import (
     ToolCall,
     ToolResult,
 )
+from tests.support.engine_calls import page
 from tests.support.fake_server import MODEL, Connect, FakeServer, says
-from tests.support.talking import page
 
 pytestmark = pytest.mark.loopback
 

@@ -14,7 +14,7 @@ from glm4v_core.engines.transformers.engine import TransformersEngine
 from glm4v_core.engines.transformers.loading import Checkpoint
 from glm4v_core.errors import ConstraintError, EngineError
 from glm4v_core.types import Choices, JsonSchema, Regex, Tool
-from tests.support.talking import MIXED, Answer, always_says, answer, answers, ask, page
+from tests.support.engine_calls import MIXED, Answer, always_says, answer, answers, ask, page
 
 Open = Callable[..., TransformersEngine]
 

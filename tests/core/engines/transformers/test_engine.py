@@ -21,7 +21,7 @@ from glm4v_core.engines.transformers.options import TransformersOptions
 from glm4v_core.errors import ContextOverflowError, ImageShapeError
 from glm4v_core.media.image import Image, ImageLimits
 from glm4v_core.types import Piece, Request, Sampling
-from tests.support.talking import MIXED, Answer, answer, answers, ask, page
+from tests.support.engine_calls import MIXED, Answer, answer, answers, ask, page
 
 Open = Callable[..., TransformersEngine]
 

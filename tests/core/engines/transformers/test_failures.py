@@ -19,7 +19,7 @@ from glm4v_core.engines.transformers.loading import Checkpoint, load_checkpoint
 from glm4v_core.engines.transformers.options import TransformersOptions
 from glm4v_core.errors import EngineClosedError, EngineDeadError, EngineError, MessageError, OutOfMemoryError
 from glm4v_core.types import Piece
-from tests.support.talking import answer, answers, ask, page
+from tests.support.engine_calls import answer, answers, ask, page
 
 Open = Callable[..., TransformersEngine]
 

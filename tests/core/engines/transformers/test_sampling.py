@@ -16,7 +16,7 @@ from glm4v_core.engines.transformers.loading import Checkpoint
 from glm4v_core.engines.transformers.options import TransformersOptions
 from glm4v_core.engines.transformers.sampling import Sampler, sample
 from glm4v_core.types import Sampling
-from tests.support.talking import MIXED, always_says, answer, answers, ask, page
+from tests.support.engine_calls import MIXED, always_says, answer, answers, ask, page
 
 Open = Callable[..., TransformersEngine]
 

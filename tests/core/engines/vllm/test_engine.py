@@ -32,8 +32,8 @@ from glm4v_core.errors import (
 from glm4v_core.media.image import Image
 from glm4v_core.tiny import checkpoint_path
 from glm4v_core.types import Regex, Request
+from tests.support.engine_calls import READ, ask, sample
 from tests.support.serving import SETTINGS, Engine, end
-from tests.support.talking import READ, ask, sample
 
 pytestmark = [pytest.mark.loopback, pytest.mark.filterwarnings("default")]
 

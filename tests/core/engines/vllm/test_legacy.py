@@ -9,9 +9,9 @@ import pytest
 from glm4v_core import Glm4v
 from glm4v_core.errors import MessageError, UnsupportedError
 from glm4v_core.types import Choices
+from tests.support.engine_calls import ask, page
 from tests.support.legacy import COMMIT, IMAGE_TOKENS, write_legacy, write_weights
 from tests.support.serving import SETTINGS
-from tests.support.talking import ask, page
 
 pytestmark = [pytest.mark.loopback, pytest.mark.filterwarnings("default")]
 

@@ -20,8 +20,8 @@ from glm4v_core.engines.vllm.memory import GIB, Plan, Shape, bytes_per_token, ch
 from glm4v_core.engines.vllm.options import VllmOptions
 from glm4v_core.engines.vllm.requests import ResizedPages, logprob_of, prompt_of, sampling_of
 from glm4v_core.errors import ConfigError, ModelLoadError, UnknownOptionError, UnsupportedError
+from tests.support.engine_calls import ask, page
 from tests.support.legacy import COMMIT, write_legacy
-from tests.support.talking import ask, page
 
 FLASH = Shape(
     layers=40,

@@ -7,7 +7,7 @@ gives work to another stack or calls torch; where it only returns a result, its 
 frames of libraries, calls that return before the work is given on, and the thread in which the event loop runs.
 A hand-off is work given to another thread; starting a task on the same event loop is not one.
 
-Profiling needs threads that started under it, so this runs as a process of its own: `python -m tests.frames`.
+Profiling needs threads that started under it, so this runs as a process of its own: `python -m tests.support.frames`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 OURS = tuple(f"{ROOT / name}/" for name in ("glm4v_core", "langchain_glm4v"))
 START = "ChatGLM4V._generate"
 TORCH = ("torch/nn/modules/module.py", "_wrapped_call_impl")
