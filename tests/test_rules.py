@@ -5,14 +5,17 @@ Who may import whom is in pyproject.toml, under `tool.importlinter` and ruff's `
 
 from __future__ import annotations
 
+import ast
 import importlib
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.support.imports import find_imports
 from tests.support.sizes import size_violations
 
 ROOT = Path(__file__).parents[1]
@@ -21,7 +24,10 @@ PACKAGES = [CORE, "langchain_glm4v", "llamaindex_glm4v"]
 ROOMS = [f"{CORE}.{room}" for room in ("bulk", "evaluation", "hosts", "media", "store", "tasks")]
 """Rooms of the core that callers import from."""
 MOST_NAMES = 50
-FILES = sorted(path for folder in (*PACKAGES, "tests", "scripts") for path in (ROOT / folder).rglob("*.py"))
+FILES = sorted(
+    path for folder in (*PACKAGES, "tests", "scripts", "benchmarks") for path in (ROOT / folder).rglob("*.py")
+)
+TEST_FILES = [path for path in FILES if path.relative_to(ROOT).parts[0] == "tests"]
 PACKAGE_FILES = [path for path in FILES if path.relative_to(ROOT).parts[0] in PACKAGES]
 # What importing the core or an adapter must not load.
 HEAVY = {"torch", "torchvision", "transformers", "tokenizers", "safetensors", "numpy", "vllm", "openai", "pypdfium2"}
@@ -33,12 +39,25 @@ def name_of(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
+def imports_between_tests(source: str) -> Iterator[str]:
+    """List the imports from `tests` that are not from `tests.support`, relative ones included."""
+    for found in find_imports(ast.parse(source)):
+        folder, _, inner = found.module.partition(".")
+        if folder in ("", "conftest") or (folder == "tests" and inner.partition(".")[0] != "support"):
+            yield found.module
+
+
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_files_are_short_and_named_by_what_they_hold(path: Path) -> None:
     in_package = path in PACKAGE_FILES
     limits = {"function_lines": 40, "nesting": 3} if in_package else {"function_lines": 80, "nesting": 4}
     assert list(size_violations(path.read_text("utf-8"), lines=400, **limits)) == []
     assert path.stem.strip("_") not in WIDELY_NAMED
+
+
+@pytest.mark.parametrize("path", TEST_FILES, ids=name_of)
+def test_what_several_tests_need_is_imported_from_tests_support(path: Path) -> None:
+    assert list(imports_between_tests(path.read_text("utf-8"))) == []
 
 
 @pytest.mark.parametrize("package", [*PACKAGES, *ROOMS])
@@ -93,3 +112,18 @@ class TestTheChecksThemselves:
         ladder = "def f():\n    if a:\n        pass\n" + "    elif b:\n        pass\n" * 5
         inner = "def f():\n    with a:\n        def g():\n            if b:\n                pass\n"
         assert list(size_violations(ladder + inner, lines=400, function_lines=40, nesting=1)) == []
+
+    @pytest.mark.parametrize(
+        ("line", "found"),
+        [
+            ("from tests.core.test_model import ask", ["tests.core.test_model"]),
+            ("from tests import conftest", ["tests"]),
+            ("import tests.langchain.conftest", ["tests.langchain.conftest"]),
+            ("from .conftest import ask", [".conftest"]),
+            ("def f():\n    from conftest import ask", ["conftest"]),
+            ("from tests.support.pdf import stream", []),
+            ("from tests_of_another import ask", []),
+        ],
+    )
+    def test_imports_between_tests(self, line: str, found: list[str]) -> None:
+        assert list(imports_between_tests(line)) == found

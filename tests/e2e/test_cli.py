@@ -11,7 +11,7 @@ from typing import Any
 import PIL.Image
 import pytest
 
-from tests.e2e.conftest import Command
+from tests.support.command_line import Command
 
 ANSWERS = ["INVOICE 1\nTotal 5", "An invoice.", "invoice"]
 

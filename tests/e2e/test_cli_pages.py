@@ -11,7 +11,7 @@ import PIL.Image
 import pytest
 
 from glm4v_core import PageStore
-from tests.e2e.conftest import Command
+from tests.support.command_line import Command
 from tests.support.letters import ABSENT, TEXTS, save_pages
 
 READ = [text for number in TEXTS for text in (TEXTS[number], "A letter.")]

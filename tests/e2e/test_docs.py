@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from tests.llamaindex.test_agents import pytestmark as of_agents
+from tests.support.llamaindex_calls import IGNORE_AGENT_WARNINGS
 
-pytestmark = of_agents
+pytestmark = IGNORE_AGENT_WARNINGS
 ROOT = Path(__file__).parents[2]
 PAGES = [f"{name}{language}.md" for name in ("core", "langchain", "llamaindex") for language in ("", ".zh")]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import PIL.Image
@@ -15,10 +14,8 @@ from pydantic import BaseModel
 
 from glm4v_core import FAMILIES, Image, JsonSchema, Request, ToolResult
 from langchain_glm4v import ChatGLM4V, image_block
-from tests.langchain.conftest import Scripted
 from tests.support.echo import echo
-
-Make = Callable[..., Scripted]
+from tests.support.langchain_calls import Make
 
 
 class Verdict(BaseModel):

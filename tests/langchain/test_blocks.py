@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +32,7 @@ from glm4v_core.errors import (
     UnsupportedError,
 )
 from langchain_glm4v import ChatGLM4V, document_blocks, image_block
-from tests.langchain.conftest import Scripted
-
-Make = Callable[..., Scripted]
+from tests.support.langchain_calls import Make
 
 
 def ask(scripted: Make, *messages: BaseMessage) -> Request:

@@ -12,7 +12,7 @@ from langchain_core.callbacks import BaseCallbackHandler
 
 from glm4v_core import Request
 from langchain_glm4v import ScannedDocumentLoader
-from tests.langchain.conftest import Scripted
+from tests.support.langchain_calls import Scripted
 from tests.support.scans import read, save_fax
 from tests.support.threads import Threads
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import PIL.Image
@@ -20,14 +20,12 @@ from langchain_glm4v import (
     ChatTimeoutError,
     image_block,
 )
-from tests.langchain.conftest import WAYS, Scripted, ask
-
-Make = Callable[..., Scripted]
+from tests.support.langchain_calls import CHAT_WAYS, Make, ask
 
 TOOL_CALL = "<tool_call>{name}\n<arg_key>{key}</arg_key>\n<arg_value>{value}</arg_value>\n</tool_call>"
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", CHAT_WAYS)
 async def test_all_ways_of_asking_give_the_same_message(scripted: Make, way: str, picture: PIL.Image.Image) -> None:
     llm, engine = scripted(
         "<think>Let me see.</think>It is a cat, 貓 at <|begin_of_box|>[[0,0,500,1000]]<|end_of_box|>"
@@ -58,7 +56,7 @@ class CountingEngine(ScriptedEngine):
         yield Piece(" there", finish="stop", usage=usage, timings=Timings(0.1, 0.2, 0.3))
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", CHAT_WAYS)
 async def test_usage_is_told_once_in_details_that_do_not_overlap(way: str) -> None:
     answer = await ask(ChatGLM4V(glm4v=Glm4v.from_engine(CountingEngine())), way, "hi")
     assert answer.usage_metadata == {
@@ -83,7 +81,7 @@ async def test_a_stream_says_only_on_its_last_chunk_what_may_be_said_once(script
     assert last.chunk_position == "last"
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", CHAT_WAYS)
 async def test_tool_calls_good_and_broken(scripted: Make, way: str) -> None:
     good = TOOL_CALL.format(name="page", key="number", value="2") + TOOL_CALL.format(
         name="find", key="word", value="猫"
@@ -99,7 +97,7 @@ async def test_tool_calls_good_and_broken(scripted: Make, way: str) -> None:
     assert len(answer.invalid_tool_calls) == 1
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", CHAT_WAYS)
 async def test_log_probabilities_come_in_openai_shape(scripted: Make, way: str) -> None:
     tokens = (TokenLogprob("é", -0.5, (("é", -0.5), ("e", -1.5))), TokenLogprob("!", -0.25))
     llm, engine = scripted([Piece("é", 1, tokens[:1]), Piece("!", 1, tokens[1:])], logprobs=True, top_logprobs=2)
@@ -135,7 +133,7 @@ def test_finish_reasons(scripted: Make, answer: Any, options: dict[str, Any], re
     assert "STOP" not in message.text
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", CHAT_WAYS)
 async def test_failures_have_langchains_name_too(scripted: Make, way: str) -> None:
     failure = errors.ContextOverflowError("Too long.", hint="Cut it.")
     llm, _ = scripted(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from glm4v_core.errors import (
     UnsupportedError,
 )
 from langchain_glm4v import ChatGLM4V, GLM4VBlobParser, ScannedDocumentLoader
-from tests.langchain.conftest import Scripted
+from tests.support.langchain_calls import LOAD_WAYS, Make, iterate, load
 from tests.support.scans import (
     bar_of,
     ccitt_image,
@@ -40,27 +39,11 @@ from tests.support.scans import (
     seen,
 )
 
-Make = Callable[..., Scripted]
-WAYS = ("lazy_load", "alazy_load")
-
 
 def prompt_of(request: Request) -> str:
     part = request.messages[0].parts[1]
     assert isinstance(part, Text)
     return part.text
-
-
-async def iterate(loader: ScannedDocumentLoader, way: str) -> AsyncIterator[Document]:
-    if way == "lazy_load":
-        for document in loader.lazy_load():
-            yield document
-    else:
-        async for document in loader.alazy_load():
-            yield document
-
-
-async def load(loader: ScannedDocumentLoader, way: str) -> list[Document]:
-    return [document async for document in iterate(loader, way)]
 
 
 def texts(documents: list[Document]) -> list[str]:
@@ -160,7 +143,7 @@ class TestMetadata:
 
 
 class TestFailures:
-    @pytest.mark.parametrize("way", WAYS)
+    @pytest.mark.parametrize("way", LOAD_WAYS)
     async def test_raise_ends_the_run_after_the_pages_before(self, scripted: Make, mixed: list[Path], way: str) -> None:
         llm, _ = scripted(read)
         documents = iterate(ScannedDocumentLoader(mixed, llm), way)
@@ -169,7 +152,7 @@ class TestFailures:
             await anext(documents)
         assert caught.value.__notes__ == [f"This happened at {mixed[1]}."]
 
-    @pytest.mark.parametrize("way", WAYS)
+    @pytest.mark.parametrize("way", LOAD_WAYS)
     async def test_skip_leaves_it_out_and_says_so(
         self, scripted: Make, mixed: list[Path], way: str, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -181,7 +164,7 @@ class TestFailures:
         assert str(mixed[1]) in warning.getMessage()
         assert "copy or scan it again" in warning.getMessage()
 
-    @pytest.mark.parametrize("way", WAYS)
+    @pytest.mark.parametrize("way", LOAD_WAYS)
     async def test_record_gives_a_document_without_text(self, scripted: Make, mixed: list[Path], way: str) -> None:
         llm, _ = scripted(read)
         documents = await load(ScannedDocumentLoader(mixed, llm, errors="record"), way)

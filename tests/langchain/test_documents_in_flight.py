@@ -10,12 +10,9 @@ import pytest
 
 from glm4v_core import Request, ScriptedEngine, tasks
 from langchain_glm4v import ChatGLM4V, ScannedDocumentLoader
-from tests.langchain.conftest import Scripted
-from tests.langchain.test_documents import WAYS, load
+from tests.support.langchain_calls import LOAD_WAYS, Make, load
 from tests.support.scans import fax_tiff, number_of, read, save_fax
 from tests.support.workflow_answers import first_page_last, only_the_first_page_ends, wait_for_cancelled
-
-Make = Callable[..., Scripted]
 
 
 @pytest.fixture
@@ -36,7 +33,7 @@ class TestInFlight:
 
         return answer
 
-    @pytest.mark.parametrize("way", WAYS)
+    @pytest.mark.parametrize("way", LOAD_WAYS)
     async def test_pages_of_all_files_are_in_work_together(self, scripted: Make, tmp_path: Path, way: str) -> None:
         for name in ("a.tif", "b.tif"):
             (tmp_path / name).write_bytes(fax_tiff(2))
@@ -49,13 +46,13 @@ class TestInFlight:
             (name, f"text of page {number}") for name in ("a.tif", "b.tif") for number in (1, 2)
         ]
 
-    @pytest.mark.parametrize("way", WAYS)
+    @pytest.mark.parametrize("way", LOAD_WAYS)
     async def test_no_more_pages_than_wanted_are_in_work(self, scripted: Make, fax: Path, way: str) -> None:
         llm, engine = scripted(read, latency=0.0001)
         assert len(await load(ScannedDocumentLoader(fax, llm, concurrency=2), way)) == 5
         assert engine.most_at_once <= 2
 
-    @pytest.mark.parametrize("way", WAYS)
+    @pytest.mark.parametrize("way", LOAD_WAYS)
     async def test_order_is_kept_though_later_pages_finish_first(self, scripted: Make, fax: Path, way: str) -> None:
         finished: list[int] = []
         llm, _ = scripted(first_page_last(finished, 4), latency=0.0001)

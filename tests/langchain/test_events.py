@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 from langchain_core.messages import AIMessage
 from langchain_core.tools import tool
 from langchain_tests.utils.stream_lifecycle import assert_valid_event_stream
 
-from tests.langchain.conftest import Scripted
+from tests.support.langchain_calls import Make
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*beta:langchain_core._api.LangChainBetaWarning")
 
-Make = Callable[..., Scripted]
 CALL = "<tool_call>find_page\n<arg_key>topic</arg_key>\n<arg_value>{}</arg_value>\n</tool_call>"
 RAW = f"<think>Two are needed.</think>\nI look.\n{CALL.format('bills')}\n{CALL.format('工具')}"
 CUTS = range(1, len(RAW))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +16,12 @@ from glm4v_core.errors import ConfigError, EngineDeadError, OutOfMemoryError, Un
 from glm4v_core.tasks.results import Outcome
 from langchain_glm4v.graph import FIND_PAGES, READ_PAGE, RETRY, document_graph, outcomes_of
 from langchain_glm4v.workflows import document_workflow
-from tests.langchain.conftest import Scripted
+from tests.support.langchain_calls import Make
 from tests.support.scans import ccitt_image, number_of, scanned_pdf
 from tests.support.workflow_answers import LABELS, answer, asked, first_page_last, save_scans, step_of, texts
 
-Make = Callable[..., Scripted]
 AT_ONCE = RETRY._replace(initial_interval=0, jitter=False)
-WAYS = ("invoke", "ainvoke")
+CHAT_WAYS = ("invoke", "ainvoke")
 THREAD: Any = {"configurable": {"thread_id": "scans"}}
 
 
@@ -37,7 +35,7 @@ def scans(tmp_path: Path) -> dict[str, list[str]]:
 
 
 class TestResults:
-    @pytest.mark.parametrize("way", WAYS)
+    @pytest.mark.parametrize("way", CHAT_WAYS)
     async def test_each_page_has_a_typed_result_in_order(self, scripted: Make, scans: Any, way: str) -> None:
         llm, engine = scripted(answer, latency=0.0001)
         outcomes = await run(document_graph(document_workflow(llm, labels=LABELS)), way, scans)
@@ -89,7 +87,7 @@ class TestResults:
 
 
 class TestFanOut:
-    @pytest.mark.parametrize("way", WAYS)
+    @pytest.mark.parametrize("way", CHAT_WAYS)
     async def test_pages_are_in_work_together_and_late_ones_keep_their_place(
         self, scripted: Make, scans: Any, way: str
     ) -> None:
@@ -100,7 +98,7 @@ class TestFanOut:
         assert engine.most_at_once > 1
         assert texts(outcomes) == [f"text of page {number}" for number in range(1, 8)]
 
-    @pytest.mark.parametrize("way", WAYS)
+    @pytest.mark.parametrize("way", CHAT_WAYS)
     async def test_the_config_bounds_how_many(self, scripted: Make, scans: Any, way: str) -> None:
         llm, engine = scripted(answer, latency=0.0001)
         graph = document_graph(document_workflow(llm))
@@ -109,7 +107,7 @@ class TestFanOut:
 
 
 class TestFailures:
-    @pytest.mark.parametrize("way", WAYS)
+    @pytest.mark.parametrize("way", CHAT_WAYS)
     async def test_one_page_fails_beside_the_results_of_the_others(
         self, scripted: Make, scans: Any, tmp_path: Path, way: str
     ) -> None:
@@ -139,7 +137,7 @@ class TestFailures:
         assert texts(outcomes) == ["page_broken", "text of page 2"]
         assert (outcomes[0].page.number, outcomes[0].page.count) == (1, 2)
 
-    @pytest.mark.parametrize("way", WAYS)
+    @pytest.mark.parametrize("way", CHAT_WAYS)
     async def test_a_transient_failure_is_tried_again(self, scripted: Make, scans: Any, way: str) -> None:
         failures = [OutOfMemoryError("Too big."), OutOfMemoryError("Too big.")]
 
@@ -151,7 +149,7 @@ class TestFailures:
         assert texts(outcomes) == [f"text of page {number}" for number in range(1, 8)]
         assert asked(engine) == [1, 2, 2, 2, 3, 4, 5, 6, 7]
 
-    @pytest.mark.parametrize("way", WAYS)
+    @pytest.mark.parametrize("way", CHAT_WAYS)
     async def test_it_becomes_the_pages_failure_when_all_attempts_are_used_up(
         self, scripted: Make, scans: Any, way: str
     ) -> None:
@@ -181,7 +179,7 @@ class TestFailures:
 class TestCheckpoints:
     # When one task fails, LangGraph drops the coroutines of those that wait for their turn, and Python complains.
     @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-    @pytest.mark.parametrize("way", WAYS)
+    @pytest.mark.parametrize("way", CHAT_WAYS)
     async def test_a_broken_off_run_goes_on_with_the_pages_that_are_missing(
         self, scripted: Make, scans: Any, way: str, caplog: pytest.LogCaptureFixture
     ) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,9 @@ from glm4v_core import Image, PageStore, SourcedAnswer
 from glm4v_core.errors import ConfigError, PageError
 from glm4v_core.store import Place
 from langchain_glm4v import PageRetriever, page_document, page_query_chain
-from tests.langchain.conftest import Scripted
 from tests.support.embeddings import embed
+from tests.support.langchain_calls import Make
 from tests.support.letters import ABSENT, TEXTS, fill, read, width_of, words_of
-
-Make = Callable[..., Scripted]
 
 
 class LocalEmbeddings(Embeddings):

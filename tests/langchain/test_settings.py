@@ -6,7 +6,6 @@ import pickle
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from typing import Self
 
 import pytest
@@ -26,9 +25,7 @@ from glm4v_core.errors import UnknownOptionError, UnsupportedError
 from langchain_glm4v import (
     ChatGLM4V,
 )
-from tests.langchain.conftest import WAYS, Scripted, ask
-
-Make = Callable[..., Scripted]
+from tests.support.langchain_calls import CHAT_WAYS, Make, ask
 
 
 def test_a_call_wins_over_the_constructor_and_what_neither_says_is_the_familys(scripted: Make) -> None:
@@ -49,7 +46,7 @@ def test_a_call_wins_over_the_constructor_and_what_neither_says_is_the_familys(s
     assert (llm.temperature, llm.stop) == (0.5, ["END"])
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", CHAT_WAYS)
 async def test_a_call_with_an_option_builds_no_second_chat_model(way: str) -> None:
     made: list[ChatGLM4V] = []
 
@@ -72,7 +69,7 @@ def test_one_stop_string_needs_no_list(scripted: Make) -> None:
     assert engine.history[0].sampling.stop == ("END",)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", CHAT_WAYS)
 async def test_unknown_and_wrong_options_raise_by_name(scripted: Make, way: str) -> None:
     llm, engine = scripted()
     with pytest.raises(UnknownOptionError, match="temprature"):

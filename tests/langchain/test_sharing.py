@@ -6,7 +6,7 @@ import asyncio
 import pickle
 import subprocess
 import sys
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Generator
 from contextlib import aclosing, closing
 from pathlib import Path
 from typing import Any, cast
@@ -18,12 +18,8 @@ from langchain_core.runnables import ConfigurableField
 from glm4v_core import Glm4v, Request, ScriptedEngine, errors
 from glm4v_core.errors import ConfigError, EngineClosedError
 from glm4v_core.types import Piece
-from langchain_glm4v import (
-    ChatGLM4V,
-)
-from tests.langchain.conftest import Scripted
-
-Make = Callable[..., Scripted]
+from langchain_glm4v import ChatGLM4V
+from tests.support.langchain_calls import Make
 
 
 def test_equal_chat_models_and_their_copies_share_one_model() -> None:

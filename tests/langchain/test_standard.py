@@ -20,8 +20,8 @@ from langchain_tests.integration_tests import ChatModelIntegrationTests
 from langchain_tests.unit_tests import ChatModelUnitTests
 
 from langchain_glm4v import ChatGLM4V
-from tests.langchain.conftest import fold
 from tests.support.echo import echo
+from tests.support.langchain_calls import fold
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from enum import StrEnum
 from typing import Any, Literal, TypedDict
 
@@ -13,10 +12,9 @@ from pydantic import BaseModel, Field, field_validator
 from glm4v_core import JsonSchema
 from glm4v_core.errors import InvalidOutputError, TruncatedOutputError
 from langchain_glm4v import ChatGLM4V
-from tests.langchain.conftest import Scripted
 from tests.support.echo import echo
+from tests.support.langchain_calls import Make
 
-Make = Callable[..., Scripted]
 METHODS = ("json_schema", "function_calling", "json_mode")
 
 

@@ -13,10 +13,8 @@ from pydantic import BaseModel, Field
 from glm4v_core import JsonSchema, Tool
 from glm4v_core.errors import ConfigError, ConstraintError, UnsupportedError
 from langchain_glm4v import ChatGLM4V
-from tests.langchain.conftest import WAYS, Scripted, ask
 from tests.support.echo import echo
-
-Make = Callable[..., Scripted]
+from tests.support.langchain_calls import CHAT_WAYS, Make, ask
 
 
 def find_page(topic: str, count: int = 3) -> str:
@@ -190,7 +188,7 @@ def test_another_model_for_one_call_needs_a_model_of_ones_own(scripted: Make) ->
         llm.invoke("?", model="other")
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", CHAT_WAYS)
 async def test_parallel_calls_keep_apart(scripted: Make, way: str) -> None:
     call = "<tool_call>find_page\n<arg_key>topic</arg_key>\n<arg_value>{}</arg_value>\n</tool_call>"
     llm, _ = scripted(f"Let me look.\n{call.format('bills')}\n{call.format(7)}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
 from typing import Any
 
 import PIL.Image
@@ -15,9 +14,7 @@ from glm4v_core import Choices, Image, JsonSchema, Page, Request, Sampling, Step
 from glm4v_core.errors import ConstraintError, ImageFormatError, InvalidOutputError, MessageError, OutOfMemoryError
 from langchain_glm4v import ChatGLM4V
 from langchain_glm4v.workflows import ask_step, document_workflow
-from tests.langchain.conftest import Scripted
-
-Make = Callable[..., Scripted]
+from tests.support.langchain_calls import Make
 
 
 def answer(request: Request) -> str:

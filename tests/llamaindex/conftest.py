@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from llama_index.core.callbacks import CallbackManager, TokenCountingHandler
 from llama_index.core.instrumentation import get_dispatcher
-from llama_index.core.instrumentation.event_handlers import BaseEventHandler
-from llama_index.core.llms import LLM, ChatMessage, ChatResponse, CompletionResponse
 
 from glm4v_core import Glm4v, ScriptedEngine
 from llamaindex_glm4v import GLM4VMultiModal
-
-Response = ChatResponse | CompletionResponse
-Scripted = tuple[GLM4VMultiModal, ScriptedEngine]
-Make = Callable[..., Scripted]
-
-CHAT_WAYS = ("chat", "achat", "stream_chat", "astream_chat")
-COMPLETE_WAYS = ("complete", "acomplete", "stream_complete", "astream_complete")
-WAYS = (*CHAT_WAYS, *COMPLETE_WAYS)
+from tests.support.llamaindex_calls import Make, Recorder, Scripted
 
 
 @pytest.fixture
@@ -36,45 +26,6 @@ def scripted() -> Make:
         return GLM4VMultiModal(glm4v=Glm4v.from_engine(engine), **settings), engine
 
     return make
-
-
-async def ask(llm: LLM, way: str, question: str | ChatMessage, **options: Any) -> list[Response]:
-    """Ask in one of the eight ways; a whole answer is a list of one."""
-    if way.endswith("chat"):
-        asked: Any = [question if isinstance(question, ChatMessage) else ChatMessage(content=question)]
-    else:
-        asked = question
-    method = getattr(llm, way)
-    if way.startswith("astream"):
-        return [response async for response in await method(asked, **options)]
-    if way.startswith("a"):
-        return [await method(asked, **options)]
-    if way.startswith("stream"):
-        return await asyncio.to_thread(lambda: list(method(asked, **options)))
-    return [await asyncio.to_thread(method, asked, **options)]
-
-
-def text_of(response: Response) -> str:
-    return response.text if isinstance(response, CompletionResponse) else response.message.content or ""
-
-
-class Recorder(BaseEventHandler):
-    """Keeps what LlamaIndex tells its observers."""
-
-    events: list[Any]
-
-    @classmethod
-    def class_name(cls) -> str:
-        return "Recorder"
-
-    def handle(self, event: Any, **kwargs: Any) -> None:
-        self.events.append(event)
-
-    def names(self) -> list[str]:
-        return [type(event).__name__ for event in self.events]
-
-    def of(self, name: str) -> list[Any]:
-        return [event for event in self.events if type(event).__name__ == name]
 
 
 @pytest.fixture

@@ -14,18 +14,11 @@ from workflows.errors import WorkflowRuntimeError
 
 from glm4v_core import Image, JsonSchema, Request, Text, Thinking, ToolCall, ToolResult
 from llamaindex_glm4v import ToolCallError
-from tests.llamaindex.conftest import Make
-from tests.llamaindex.test_tools import call
+from tests.support.llamaindex_calls import IGNORE_AGENT_WARNINGS, Make
+from tests.support.tool_calls import tool_call
 
-# LlamaIndex looks for an agent's steps among all its attributes, those that pydantic deprecates included.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:The `__fields(_set)?__` attribute:pydantic.warnings.PydanticDeprecatedSince20"),
-    pytest.mark.filterwarnings("ignore:Accessing the 'model_:pydantic.warnings.PydanticDeprecatedSince211"),
-    # Its agents ask their workflow what the workflow has deprecated.
-    pytest.mark.filterwarnings("ignore:is_running called from within a step:DeprecationWarning"),
-]
-
-LOOK = "<think>I must see it.</think>" + call("look", page="2")
+pytestmark = IGNORE_AGENT_WARNINGS
+LOOK = "<think>I must see it.</think>" + tool_call("look", page="2")
 
 
 def looker(png: bytes) -> Any:
@@ -50,7 +43,7 @@ def parts_of(request: Request, role: str) -> list[Any]:
 async def test_a_function_agent_sees_images_in_questions_and_results(
     scripted: Make, streaming: bool, png: bytes, picture: PIL.Image.Image
 ) -> None:
-    llm, engine = scripted(LOOK + call("look", page="3"), "A cat.", thinking=True)
+    llm, engine = scripted(LOOK + tool_call("look", page="3"), "A cat.", thinking=True)
     agent = FunctionAgent(llm=llm, tools=[looker(png)], system_prompt="Look first.", streaming=streaming)
     question = ChatMessage(blocks=[TextBlock(text="Is it the same cat?"), ImageBlock(image=png)])
     output, events = await run(agent, question)
@@ -87,7 +80,7 @@ async def test_an_agent_remembers_across_runs(scripted: Make, png: bytes) -> Non
 
 @pytest.mark.parametrize("streaming", [True, False])
 async def test_a_workflow_of_agents_hands_over(scripted: Make, streaming: bool, png: bytes) -> None:
-    handoff = call("handoff", to_agent="writer", reason="I have seen it.")
+    handoff = tool_call("handoff", to_agent="writer", reason="I have seen it.")
     llm, engine = scripted(LOOK, handoff, "It shows a cat.", family="GLM-4.6V", thinking=True)
     reader = FunctionAgent(
         name="reader",

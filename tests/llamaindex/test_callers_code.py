@@ -14,7 +14,7 @@ from llama_index.core.schema import Document, ImageDocument
 
 from glm4v_core import Request
 from llamaindex_glm4v import GLM4VMultiModal, GLM4VOCRTransform, GLM4VReader
-from tests.llamaindex.conftest import Make
+from tests.support.llamaindex_calls import Make
 from tests.support.scans import paper, read
 from tests.support.threads import Threads
 

@@ -39,7 +39,7 @@ from glm4v_core.errors import (
 )
 from glm4v_core.types import Part
 from llamaindex_glm4v import GLM4VMultiModal
-from tests.llamaindex.conftest import COMPLETE_WAYS, Make, ask
+from tests.support.llamaindex_calls import COMPLETE_WAYS, Make, ask
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from llama_index.core.workflow import Event, JsonSerializer, Workflow
+from llama_index.core.workflow import JsonSerializer
 
 import glm4v_core
 from glm4v_core import DocumentResult, Glm4v, PageFailure, Request, tasks
@@ -19,7 +19,7 @@ from langchain_glm4v import ChatGLM4V
 from langchain_glm4v import document_workflow as langchain_workflow
 from llamaindex_glm4v import DocumentWorkflow, GLM4VMultiModal
 from llamaindex_glm4v.workflows import PageDone, PageRetried, PagesFound
-from tests.llamaindex.conftest import Make
+from tests.support.llamaindex_calls import Make, run_workflow
 from tests.support.scans import number_of
 from tests.support.workflow_answers import (
     LABELS,
@@ -47,13 +47,6 @@ AT_ONCE = AtOnce()
 SAMPLES = Path(__file__).parents[2] / "samples"
 
 
-async def run(workflow: Workflow, paths: Any) -> tuple[list[Outcome], list[Event]]:
-    """Return the outcomes, and what was on the stream."""
-    handler = workflow.run(paths=paths)
-    events = [event async for event in handler.stream_events()]
-    return await handler, events
-
-
 def plain(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
     """Compare results but for the times they took."""
     made = [dataclasses.asdict(outcome) for outcome in outcomes]
@@ -71,7 +64,7 @@ def scans(tmp_path: Path) -> list[Path]:
 class TestResults:
     async def test_each_page_has_a_typed_result_in_order(self, scripted: Make, scans: list[Path]) -> None:
         llm, engine = scripted(answer, latency=0.0001)
-        outcomes, _ = await run(DocumentWorkflow(llm, labels=LABELS), scans)
+        outcomes, _ = await run_workflow(DocumentWorkflow(llm, labels=LABELS), scans)
         assert texts(outcomes) == [f"text of page {number}" for number in range(1, 8)]
         assert [(Path(outcome.page.source).name, outcome.page.number) for outcome in outcomes] == [
             *(("a.tif", number) for number in range(1, 6)),
@@ -84,7 +77,7 @@ class TestResults:
 
     async def test_they_are_those_of_the_core_and_of_langchain(self, scripted: Make, scans: list[Path]) -> None:
         llm, engine = scripted(answer, temperature=0.3)
-        outcomes, _ = await run(DocumentWorkflow(llm, labels=LABELS), scans)
+        outcomes, _ = await run_workflow(DocumentWorkflow(llm, labels=LABELS), scans)
         questions = {(request.messages, request.sampling, request.constraint) for request in engine.history}
         engine.history.clear()
 
@@ -102,9 +95,9 @@ class TestResults:
         llm, _ = scripted(answer)
         (tmp_path / "notes.txt").write_text("not a scan")
         (tmp_path / "empty").mkdir()
-        assert len((await run(DocumentWorkflow(llm), str(tmp_path)))[0]) == 7
+        assert len((await run_workflow(DocumentWorkflow(llm), str(tmp_path)))[0]) == 7
         assert "notes.txt" in caplog.text
-        assert (await run(DocumentWorkflow(llm), tmp_path / "empty"))[0] == []
+        assert (await run_workflow(DocumentWorkflow(llm), tmp_path / "empty"))[0] == []
 
     async def test_it_speaks_chinese(self, scripted: Make, scans: list[Path]) -> None:
         def chinese(request: Request) -> str:
@@ -112,13 +105,13 @@ class TestResults:
 
         llm, _ = scripted(chinese)
         workflow = DocumentWorkflow(llm, labels=["发票", "信函"], language="zh", page_options={"frames": 1})
-        (result, _), _ = await run(workflow, scans)
+        (result, _), _ = await run_workflow(workflow, scans)
         assert isinstance(result, DocumentResult)
         assert (result.text, result.summary, result.label) == ("发票 2024年5月", "一张发票。", "发票")
 
     async def test_a_model_is_asked_with_the_prompt_it_was_trained_on(self, scripted: Make, scans: list[Path]) -> None:
         llm, engine = scripted(lambda request: "text", family="GLM-OCR", max_image_tokens=64)
-        await run(DocumentWorkflow(llm, page_options={"frames": 1}), scans)
+        await run_workflow(DocumentWorkflow(llm, page_options={"frames": 1}), scans)
         prompts = {request.messages[0].parts[1].text for request in engine.history}  # type: ignore[union-attr]
         assert "Text Recognition:" in prompts
         assert {request.messages[0].parts[0].max_tokens for request in engine.history} == {64}  # type: ignore[union-attr]
@@ -126,19 +119,19 @@ class TestResults:
     async def test_other_steps_may_be_asked(self, scripted: Make, scans: list[Path]) -> None:
         llm, _ = scripted(lambda request: "一张传真")
         steps = glm4v_core.Workflow({"caption": tasks.caption("zh")})
-        outcomes, _ = await run(DocumentWorkflow(llm, steps=steps), scans)
+        outcomes, _ = await run_workflow(DocumentWorkflow(llm, steps=steps), scans)
         assert [outcome.caption for outcome in outcomes if isinstance(outcome, DocumentResult)] == ["一张传真"] * 7
 
     async def test_observers_see_every_question(self, scripted: Make, scans: list[Path], recorder: Any) -> None:
         llm, _ = scripted(answer)
-        await run(DocumentWorkflow(llm, labels=LABELS), scans)
+        await run_workflow(DocumentWorkflow(llm, labels=LABELS), scans)
         assert recorder.names().count("LLMCompletionEndEvent") == 21
 
 
 class TestProgress:
     async def test_the_stream_tells_how_far_it_is(self, scripted: Make, scans: list[Path]) -> None:
         llm, _ = scripted(answer)
-        outcomes, events = await run(DocumentWorkflow(llm), scans)
+        outcomes, events = await run_workflow(DocumentWorkflow(llm), scans)
         assert [event.count for event in events if isinstance(event, PagesFound)] == [7]
         done = sorted((event for event in events if isinstance(event, PageDone)), key=lambda event: event.index)
         assert [(event.index, event.pages) for event in done] == [(index, 7) for index in range(7)]
@@ -149,7 +142,7 @@ class TestProgress:
     ) -> None:
         finished: list[int] = []
         llm, engine = scripted(first_page_last(finished, 6), latency=0.0001)
-        outcomes, events = await run(DocumentWorkflow(llm), scans)
+        outcomes, events = await run_workflow(DocumentWorkflow(llm), scans)
         assert finished[-1] == 1
         assert engine.most_at_once > 1
         assert [event.index for event in events if isinstance(event, PageDone)][-1] == 0
@@ -158,7 +151,7 @@ class TestProgress:
     @pytest.mark.parametrize("concurrency", [1, 2])
     async def test_no_more_are_in_work_than_was_said(self, scripted: Make, scans: list[Path], concurrency: int) -> None:
         llm, engine = scripted(answer, latency=0.0001)
-        outcomes, _ = await run(DocumentWorkflow(llm, concurrency=concurrency), scans)
+        outcomes, _ = await run_workflow(DocumentWorkflow(llm, concurrency=concurrency), scans)
         assert engine.most_at_once <= concurrency
         assert texts(outcomes) == [f"text of page {number}" for number in range(1, 8)]
 
@@ -187,7 +180,7 @@ class TestFailures:
         (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff cut off")
         llm, _ = scripted(lambda request: "a novel" if number_of(request) == 3 else answer(request))
         paths = [scans[0], tmp_path / "broken.jpg", scans[1]]
-        outcomes, _ = await run(DocumentWorkflow(llm, labels=LABELS), paths)
+        outcomes, _ = await run_workflow(DocumentWorkflow(llm, labels=LABELS), paths)
         failed = {index: outcome for index, outcome in enumerate(outcomes) if isinstance(outcome, PageFailure)}
         assert (len(outcomes), set(failed)) == (8, {2, 5})
         assert (failed[2].page.number, failed[2].error.code, bool(failed[2].error.hint)) == (3, "output_invalid", True)
@@ -204,7 +197,7 @@ class TestFailures:
             return failures.pop() if due else answer(request)
 
         llm, engine = scripted(failing_twice)
-        outcomes, events = await run(DocumentWorkflow(llm, labels=LABELS, retry=AT_ONCE), scans)
+        outcomes, events = await run_workflow(DocumentWorkflow(llm, labels=LABELS, retry=AT_ONCE), scans)
         assert texts(outcomes) == [f"text of page {number}" for number in range(1, 8)]
         assert asked(engine) == list(range(1, 8))
         assert asked(engine, "classify").count(2) == 3
@@ -219,7 +212,7 @@ class TestFailures:
         llm, engine = scripted(
             lambda request: OutOfMemoryError("Too big.") if number_of(request) == 2 else answer(request)
         )
-        outcomes, _ = await run(DocumentWorkflow(llm, retry=AtOnce(2)), scans)
+        outcomes, _ = await run_workflow(DocumentWorkflow(llm, retry=AtOnce(2)), scans)
         assert texts(outcomes)[:3] == ["text of page 1", "out_of_memory", "text of page 3"]
         assert asked(engine).count(2) == 2
 
@@ -231,7 +224,7 @@ class TestFailures:
                 return 0
 
         llm, engine = scripted(lambda request: "a novel" if step_of(request) == "classify" else answer(request))
-        outcomes, _ = await run(DocumentWorkflow(llm, labels=LABELS, retry=Always()), scans)
+        outcomes, _ = await run_workflow(DocumentWorkflow(llm, labels=LABELS, retry=Always()), scans)
         assert texts(outcomes) == ["output_invalid"] * 7
         assert asked(engine, "classify") == list(range(1, 8))
 
@@ -249,7 +242,7 @@ class TestFailures:
         llm, engine = scripted(
             lambda request: OutOfMemoryError("Too big.") if number_of(request) == 2 else answer(request)
         )
-        outcomes, events = await run(DocumentWorkflow(llm), scans)
+        outcomes, events = await run_workflow(DocumentWorkflow(llm), scans)
         assert texts(outcomes)[:3] == ["text of page 1", "out_of_memory", "text of page 3"]
         assert asked(engine).count(2) == 3
         assert [(event.attempt, event.delay) for event in events if isinstance(event, PageRetried)] == [(2, 1), (3, 2)]
@@ -265,7 +258,7 @@ class TestFailures:
                 return 0.001 * attempts if attempts < 4 else None
 
         llm, _ = scripted(lambda request: OutOfMemoryError("Too big.") if number_of(request) == 2 else answer(request))
-        outcomes, events = await run(DocumentWorkflow(llm, retry=Listening()), scans)
+        outcomes, events = await run_workflow(DocumentWorkflow(llm, retry=Listening()), scans)
         assert texts(outcomes)[1] == "out_of_memory"
         assert [attempts for attempts, _ in heard] == [1, 2, 3, 4]
         assert [event.delay for event in events if isinstance(event, PageRetried)] == [0.001, 0.002, 0.003]
@@ -283,7 +276,7 @@ class TestFailures:
 async def test_tiny_works_through_the_samples() -> None:
     with Glm4v.load("tiny") as model:
         workflow = DocumentWorkflow(GLM4VMultiModal(glm4v=model), labels=["invoice", "receipt", "letter"])
-        outcomes, _ = await run(workflow, [SAMPLES / "scan-01.png", SAMPLES / "broken.png"])
+        outcomes, _ = await run_workflow(workflow, [SAMPLES / "scan-01.png", SAMPLES / "broken.png"])
     assert isinstance(outcomes[0], DocumentResult)
     assert (outcomes[0].label, bool(outcomes[0].summary)) == ("invoice", True)
     assert isinstance(outcomes[1], PageFailure)

@@ -11,8 +11,7 @@ import pytest
 
 from glm4v_core import Choices, DocumentResult, Glm4v, Image, PageFailure, Request, Text, tasks
 from llamaindex_glm4v import DocumentWorkflow, GLM4VMultiModal, GLM4VOCRTransform, GLM4VReader
-from tests.llamaindex.conftest import Make
-from tests.llamaindex.test_document_workflow import run
+from tests.support.llamaindex_calls import Make, run_workflow
 from tests.support.workflow_answers import step_of
 
 LABELS = ("invoice", "letter")
@@ -57,11 +56,11 @@ async def test_a_model_that_reads_the_order_out_is_asked_the_same_things(
         return "letter" if isinstance(request.constraint, Choices) else order
 
     llm, engine = scripted(reads)
-    (outcome,), _ = await run(DocumentWorkflow(llm, labels=LABELS), page)
+    (outcome,), _ = await run_workflow(DocumentWorkflow(llm, labels=LABELS), page)
     hostile = questions(engine.history)
     engine.history.clear()
     PIL.Image.new("RGB", (40, 40), "white").save(tmp_path / "harmless.png")
-    await run(DocumentWorkflow(llm, labels=LABELS), tmp_path / "harmless.png")
+    await run_workflow(DocumentWorkflow(llm, labels=LABELS), tmp_path / "harmless.png")
     assert hostile == questions(engine.history)
     assert [tools for _, _, tools, _ in hostile] == [()] * 3
     assert isinstance(outcome, DocumentResult)
@@ -70,7 +69,7 @@ async def test_a_model_that_reads_the_order_out_is_asked_the_same_things(
 
 async def test_a_model_that_obeys_the_order_gives_no_label(scripted: Make, page: Path, order: str) -> None:
     llm, _ = scripted(lambda request: "approved" if step_of(request) == "classify" else order)
-    (outcome,), _ = await run(DocumentWorkflow(llm, labels=LABELS), page)
+    (outcome,), _ = await run_workflow(DocumentWorkflow(llm, labels=LABELS), page)
     assert isinstance(outcome, PageFailure)
     assert (outcome.error.code, getattr(outcome.partial, "label", "none")) == ("output_invalid", None)
 
@@ -97,7 +96,7 @@ def test_text_of_a_page_stays_inside_its_wrapping(order: str) -> None:
 async def test_a_real_model_can_choose_among_the_labels_alone(page: Path) -> None:
     with Glm4v.load("tiny") as model:
         workflow = DocumentWorkflow(GLM4VMultiModal(glm4v=model, max_tokens=40), labels=LABELS)
-        (outcome,), _ = await run(workflow, page)
+        (outcome,), _ = await run_workflow(workflow, page)
     assert isinstance(outcome, DocumentResult)
     assert outcome.label in LABELS
     assert Image.load(page).sha256 == outcome.page.sha256

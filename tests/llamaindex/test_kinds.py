@@ -22,7 +22,7 @@ from pydantic import ValidationError, model_validator
 from glm4v_core import Choices, Defaults, Glm4v, JsonSchema, Sampling, ScriptedEngine
 from glm4v_core.errors import ConfigError, UnsupportedError
 from llamaindex_glm4v import GLM4V, GLM4VMultiModal
-from tests.llamaindex.conftest import WAYS, Make, Recorder, ask
+from tests.support.llamaindex_calls import WAYS, Make, Recorder, ask
 
 ROOT = Path(__file__).parents[2]
 

@@ -19,7 +19,7 @@ from glm4v_core import Choices, Glm4v, Request, Sampling, ScriptedEngine, Timing
 from glm4v_core.errors import EngineTimeoutError, MessageError, UnknownOptionError
 from glm4v_core.types import Piece
 from llamaindex_glm4v import GLM4VMultiModal
-from tests.llamaindex.conftest import CHAT_WAYS, WAYS, Make, Recorder, ask, text_of
+from tests.support.llamaindex_calls import CHAT_WAYS, WAYS, Make, Recorder, ask, text_of
 
 THOUGHTFUL = "<think>Let me see.</think>It is a cat, 貓 at <|begin_of_box|>[[0,0,500,1000]]<|end_of_box|>"
 

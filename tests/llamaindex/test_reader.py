@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from glm4v_core import Image, ScriptedEngine, Text, load_pages
 from glm4v_core.errors import EngineDeadError, ImageBrokenError, OutOfMemoryError
 from llamaindex_glm4v import GLM4VMultiModal, GLM4VReader
-from tests.llamaindex.conftest import Make
+from tests.support.llamaindex_calls import Make
 from tests.support.scans import ccitt_image, fax_tiff, number_of, paper, read, save_fax, save_mixed, scanned_pdf
 from tests.support.workflow_answers import only_the_first_page_ends, wait_for_cancelled
 

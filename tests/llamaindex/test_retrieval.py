@@ -22,7 +22,7 @@ from llama_index.core.schema import ImageDocument, ImageNode, NodeWithScore, Que
 from pydantic import BaseModel
 
 from glm4v_core import Image, Request
-from tests.llamaindex.conftest import Make
+from tests.support.llamaindex_calls import Make
 
 
 class Found(BaseRetriever):

@@ -21,9 +21,9 @@ from qdrant_client import QdrantClient
 from glm4v_core import Image, PageStore
 from glm4v_core.errors import ConfigError, PageError
 from llamaindex_glm4v import PageQueryEngine, PageRetriever, page_node
-from tests.llamaindex.conftest import Make, Recorder
 from tests.support.embeddings import embed
 from tests.support.letters import ABSENT, TEXTS, fill, read, width_of, words_of
+from tests.support.llamaindex_calls import Make, Recorder
 
 
 class LocalEmbedding(BaseEmbedding):

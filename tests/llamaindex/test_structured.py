@@ -14,8 +14,8 @@ from pydantic import BaseModel, field_validator
 from glm4v_core import Image, JsonSchema, Request
 from glm4v_core.errors import ConfigError, InvalidOutputError, TruncatedOutputError
 from llamaindex_glm4v import GLM4VMultiModal
-from tests.llamaindex.conftest import CHAT_WAYS, Make, Recorder, ask
-from tests.llamaindex.test_tools import call
+from tests.support.llamaindex_calls import CHAT_WAYS, Make, Recorder, ask
+from tests.support.tool_calls import tool_call
 
 
 class Kind(Enum):
@@ -140,7 +140,7 @@ async def test_images_in_a_chat_prompt_reach_the_engine(scripted: Make, png: byt
 @pytest.mark.parametrize("way", WAYS)
 async def test_other_program_modes_are_llama_indexs_own(scripted: Make, way: str) -> None:
     llm, engine = scripted(
-        call("Paper", kind="invoice", lines='[{"item": "glue {x}", "price": 1.5}]'),
+        tool_call("Paper", kind="invoice", lines='[{"item": "glue {x}", "price": 1.5}]'),
         pydantic_program_mode=PydanticProgramMode.FUNCTION,
     )
     *_, paper = await predict(llm, way)

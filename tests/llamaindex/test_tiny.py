@@ -16,13 +16,12 @@ from pydantic import BaseModel
 from glm4v_core import Glm4v, Image, Message, Request
 from langchain_glm4v import ChatGLM4V, image_block
 from llamaindex_glm4v import GLM4VMultiModal
-from tests.llamaindex.conftest import WAYS, ask, text_of
-from tests.llamaindex.test_agents import pytestmark as of_agents
+from tests.support.llamaindex_calls import IGNORE_AGENT_WARNINGS, WAYS, ask, text_of
 
 SCAN = Path(__file__).parents[2] / "samples" / "scan-01.png"
 KIND = "What kind of document is this?"
 
-pytestmark = of_agents
+pytestmark = IGNORE_AGENT_WARNINGS
 
 
 @pytest.fixture(scope="module")

@@ -13,14 +13,8 @@ from pydantic import BaseModel
 from glm4v_core import Image, Message, Tool
 from glm4v_core.errors import ConstraintError
 from llamaindex_glm4v import ToolCallError
-from tests.llamaindex.conftest import CHAT_WAYS, Make, ask
-
-CALL = "<tool_call>{name}{arguments}\n</tool_call>"
-
-
-def call(name: str, **arguments: str) -> str:
-    pairs = (f"\n<arg_key>{key}</arg_key>\n<arg_value>{value}</arg_value>" for key, value in arguments.items())
-    return CALL.format(name=name, arguments="".join(pairs))
+from tests.support.llamaindex_calls import CHAT_WAYS, Make, ask
+from tests.support.tool_calls import tool_call
 
 
 class Where(BaseModel):
@@ -79,7 +73,7 @@ def test_tools_reach_the_engine_with_closed_schemas(scripted: Make) -> None:
     ],
 )
 def test_a_choice_of_tools_reaches_the_engine(scripted: Make, options: dict[str, Any], choice: str) -> None:
-    llm, engine = scripted(call("page", number="2"))
+    llm, engine = scripted(tool_call("page", number="2"))
     llm.chat_with_tools(TOOLS, user_msg="x", **options)
     assert engine.history[0].tool_choice == choice
     assert engine.history[0].parallel_tool_calls is False
@@ -107,7 +101,7 @@ def test_the_callers_history_stays_as_it_is(scripted: Make) -> None:
 
 @pytest.mark.parametrize("way", CHAT_WAYS)
 async def test_calls_come_back_whole(scripted: Make, way: str) -> None:
-    llm, _ = scripted("I look." + call("page", number="2") + call("page", number="2") + call("clock"))
+    llm, _ = scripted("I look." + tool_call("page", number="2") + tool_call("page", number="2") + tool_call("clock"))
     tools = [Tool("page", parameters={"type": "object", "properties": {"number": {"type": "integer"}}})]
     responses = await ask(llm, way, "Find it.", tools=tools)
     counts = [len(llm.get_tool_calls_from_response(each, error_on_no_tool_call=False)) for each in responses]
@@ -129,7 +123,7 @@ async def test_calls_come_back_whole(scripted: Make, way: str) -> None:
 
 @pytest.mark.parametrize("way", CHAT_WAYS)
 async def test_a_broken_call_is_an_error_once_the_answer_is_over(scripted: Make, way: str) -> None:
-    llm, _ = scripted(call("page", number="2") + "<tool_call>page\n<arg_key>number</arg_key>\n<arg_value>3")
+    llm, _ = scripted(tool_call("page", number="2") + "<tool_call>page\n<arg_key>number</arg_key>\n<arg_value>3")
     *growing, last = await ask(llm, way, "Find it.", tools=TOOLS)
     for response in growing:
         assert len(llm.get_tool_calls_from_response(response, error_on_no_tool_call=False)) <= 1
@@ -149,8 +143,8 @@ async def test_no_call_is_an_error_where_one_was_expected(scripted: Make) -> Non
 
 
 async def test_predicted_calls_are_made(scripted: Make) -> None:
-    answer = call("find", word="glue", where='{"folder": "attic"}') + call("clock")
-    llm, _ = scripted(answer, answer, call("clock"))
+    answer = tool_call("find", word="glue", where='{"folder": "attic"}') + tool_call("clock")
+    llm, _ = scripted(answer, answer, tool_call("clock"))
     for result in (
         llm.predict_and_call(TOOLS, "x", allow_parallel_tool_calls=True),
         await llm.apredict_and_call(TOOLS, "x", allow_parallel_tool_calls=True),
@@ -160,7 +154,7 @@ async def test_predicted_calls_are_made(scripted: Make) -> None:
 
 
 def test_a_conversation_goes_on_after_a_call(scripted: Make, png: bytes) -> None:
-    llm, engine = scripted(call("page", number="2"), "It is a cat.")
+    llm, engine = scripted(tool_call("page", number="2"), "It is a cat.")
     question = ChatMessage(content="What is on page 2?")
     answer = llm.chat_with_tools(TOOLS, user_msg=question)
     (chosen,) = llm.get_tool_calls_from_response(answer)
@@ -175,7 +169,7 @@ def test_a_conversation_goes_on_after_a_call(scripted: Make, png: bytes) -> None
 
 
 async def test_a_program_of_llama_index_calls_a_tool(scripted: Make) -> None:
-    answer = call("Where", folder="attic", depth="3")
+    answer = tool_call("Where", folder="attic", depth="3")
     llm, engine = scripted(answer, answer, answer)
     program: Any = FunctionCallingProgram.from_defaults(Where, "Where is {thing}?", llm=llm)
     assert program(thing="it") == await program.acall(thing="it") == Where(folder="attic", depth=3)

@@ -18,7 +18,7 @@ from llama_index.core.storage.docstore import SimpleDocumentStore
 from glm4v_core import Glm4v, Image, ScriptedEngine
 from glm4v_core.errors import ImageNotFoundError, ImageUrlError, OutOfMemoryError
 from llamaindex_glm4v import GLM4VMultiModal, GLM4VOCRTransform, GLM4VReader
-from tests.llamaindex.conftest import Make
+from tests.support.llamaindex_calls import Make
 from tests.support.scans import number_of, paper, read, save_fax
 from tests.support.workflow_answers import first_page_last
 

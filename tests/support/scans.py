@@ -12,7 +12,7 @@ import PIL.ImageChops
 from PIL.TiffImagePlugin import ROWSPERSTRIP, STRIPBYTECOUNTS, STRIPOFFSETS
 
 from glm4v_core import Image, Request
-from tests.core.media.test_pages import CATALOGUE, assemble, stream
+from tests.support.pdf import CATALOGUE, assemble, stream
 
 WIDTH, HEIGHT = 120, 160
 _WHOLE, _GENERIC_REGION, _PAGE_INFORMATION = 1, 38, 48

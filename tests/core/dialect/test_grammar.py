@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import pytest
-from llguidance import LLMatcher, LLTokenizer
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from llguidance import LLMatcher
 
 from glm4v_core.dialect.dialects import GLM4V, GLM41V, GLM46V, Dialect
 from glm4v_core.dialect.grammar import (
@@ -20,6 +18,8 @@ from glm4v_core.engines.scripted import ScriptedEngine
 from glm4v_core.errors import ConstraintError, InvalidOutputError
 from glm4v_core.model import Glm4v
 from glm4v_core.types import Choices, Constraint, JsonSchema, Message, Regex, Request, Tool
+from tests.support.grammars import accepts, byte_tokenizer, grammar
+from tests.support.tool_calls import tool_call
 
 POINT = {
     "type": "object",
@@ -45,41 +45,8 @@ WEATHER = Tool(
 CLOCK = Tool("clock")
 
 
-@cache
-def tokenizer(dialect: Dialect) -> tuple[Tokenizer, LLTokenizer]:
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    made = Tokenizer(models.BPE(vocab={character: index for index, character in enumerate(alphabet)}, merges=[]))
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = decoders.ByteLevel()
-    plain = () if dialect.tools == "template" else ("<tool_", "</tool_", "<arg_", "</arg_")
-    tokens = [token for token in dialect.control_tokens if not token.startswith(plain or "\0")]
-    made.add_tokens([AddedToken(token) for token in tokens])
-    return made, LLTokenizer(made.to_str(), eos_token=made.token_to_id("<|endoftext|>"))
-
-
-def accepts(dialect: Dialect, grammar: str, text: str) -> bool:
-    encoder, tokens = tokenizer(dialect)
-    matcher = LLMatcher(tokens, grammar)
-    assert not matcher.is_error(), matcher.get_error()
-    ids = encoder.encode(text, add_special_tokens=False).ids
-    return matcher.validate_tokens(ids) == len(ids) and matcher.consume_tokens(ids) and matcher.is_accepting()
-
-
 def request(constraint: Constraint | None = None, **settings: Any) -> Request:
     return Request((Message.user("?"),), constraint=constraint, **settings)
-
-
-def grammar(dialect: Dialect, asked: Request) -> str:
-    compiled = compile_grammar(asked, dialect)
-    assert compiled is not None
-    return compiled.text
-
-
-def call(name: str, *arguments: tuple[str, str], newline: str = "\n") -> str:
-    body = "".join(
-        f"<arg_key>{key}</arg_key>{newline}<arg_value>{value}</arg_value>{newline}" for key, value in arguments
-    )
-    return f"<tool_call>{name}{newline}{body}</tool_call>"
 
 
 @pytest.mark.parametrize("dialect", [GLM4V, GLM41V, GLM46V], ids=lambda dialect: dialect.name)
@@ -109,7 +76,7 @@ def test_required_calls_are_typed_by_the_schema(dialect: Dialect, newline: str) 
     text = grammar(dialect, request(tools=(WEATHER, CLOCK), tool_choice="required"))
 
     def fits(*arguments: tuple[str, str]) -> bool:
-        return accepts(dialect, text, call("get_weather", *arguments, newline=newline))
+        return accepts(dialect, text, tool_call("get_weather", *arguments, newline=newline))
 
     assert fits(("city", '北京 "x" </arg_val\n'))
     assert fits(("city", ""), ("days", "3"), ("unit", "F"), ("point", "[1, 2]"))
@@ -118,14 +85,14 @@ def test_required_calls_are_typed_by_the_schema(dialect: Dialect, newline: str) 
     assert not fits(("city", "x"), ("days", "three"))
     assert not fits(("city", "x"), ("unit", "K"))
     assert not fits(("city", "x"), ("town", "y"))
-    assert accepts(dialect, text, "\n" + call("clock") + "\n" + call("clock"))
+    assert accepts(dialect, text, "\n" + tool_call("clock") + "\n" + tool_call("clock"))
     assert not accepts(dialect, text, "It rains.")
-    assert not accepts(dialect, text, call("unknown"))
+    assert not accepts(dialect, text, tool_call("unknown"))
 
 
 def test_a_value_cannot_spell_its_own_end() -> None:
     text = grammar(GLM46V, request(tools=(WEATHER,), tool_choice="required"))
-    encoder, tokens = tokenizer(GLM46V)
+    encoder, tokens = byte_tokenizer(GLM46V)
     matcher = LLMatcher(tokens, text)
     start = encoder.encode("<tool_call>get_weather\n<arg_key>city</arg_key>\n<arg_value>Rome").ids
     spelled = [index for character in "</arg_value>" if (index := encoder.token_to_id(character)) is not None]
@@ -135,26 +102,26 @@ def test_a_value_cannot_spell_its_own_end() -> None:
 
 def test_a_named_tool_is_called_once() -> None:
     text = grammar(GLM46V, request(tools=(WEATHER, CLOCK), tool_choice="clock"))
-    assert accepts(GLM46V, text, call("clock"))
-    assert not accepts(GLM46V, text, call("get_weather", ("city", "x")))
-    assert not accepts(GLM46V, text, call("clock") * 2)
+    assert accepts(GLM46V, text, tool_call("clock"))
+    assert not accepts(GLM46V, text, tool_call("get_weather", ("city", "x")))
+    assert not accepts(GLM46V, text, tool_call("clock") * 2)
 
 
 def test_tools_and_a_constraint_mean_calls_or_the_final_answer() -> None:
     asked = request(JsonSchema(POINT), tools=(CLOCK,))
     text = grammar(GLM46V, asked)
-    assert accepts(GLM46V, text, call("clock"))
+    assert accepts(GLM46V, text, tool_call("clock"))
     assert accepts(GLM46V, text, '{"x": 1}')
     assert not accepts(GLM46V, text, "plain text")
     forbidden = grammar(GLM46V, request(JsonSchema(POINT), tools=(CLOCK,), tool_choice="none"))
-    assert not accepts(GLM46V, forbidden, call("clock"))
+    assert not accepts(GLM46V, forbidden, tool_call("clock"))
 
 
 def test_further_arguments_only_where_the_schema_asks_for_them() -> None:
     labels = Tool("label", parameters={"type": "object", "additionalProperties": {"type": "integer"}})
     text = grammar(GLM46V, request(tools=(labels,), tool_choice="label"))
-    assert accepts(GLM46V, text, call("label", ("a", "1"), ("b", "2")))
-    assert not accepts(GLM46V, text, call("label", ("a", "one")))
+    assert accepts(GLM46V, text, tool_call("label", ("a", "1"), ("b", "2")))
+    assert not accepts(GLM46V, text, tool_call("label", ("a", "one")))
 
 
 @pytest.mark.parametrize(
@@ -178,7 +145,7 @@ def test_strings_stand_raw_and_other_values_as_json(schema: Any, value: str, fit
     definitions = {"loop": loop, "number": {"type": "number"}}
     tool = Tool("f", parameters={"type": "object", "properties": {"v": schema}, "$defs": definitions})
     text = grammar(GLM46V, request(tools=(tool,), tool_choice="f"))
-    assert accepts(GLM46V, text, call("f", ("v", value))) is fits
+    assert accepts(GLM46V, text, tool_call("f", ("v", value))) is fits
 
 
 def test_the_answer_tag_of_the_older_dialect_may_come_first() -> None:
@@ -198,27 +165,27 @@ def test_by_default_words_stay_free_and_calls_are_typed(dialect: Dialect) -> Non
     assert fits("")
     assert fits("It rains.\n\n3 < 4 <tool_\n")
     assert fits("The box is <|begin_of_box|>[[1, 2, 3, 4]]<|end_of_box|>.")
-    assert fits("Let me look.\n" + call("clock"))
-    assert fits("<|begin_of_box|>1<|end_of_box|>" + call("clock") + call("get_weather", ("city", "Rome")))
-    assert not fits("Let me look.\n" + call("unknown"))
-    assert not fits(call("get_weather", ("city", "x"), ("days", "three")))
+    assert fits("Let me look.\n" + tool_call("clock"))
+    assert fits("<|begin_of_box|>1<|end_of_box|>" + tool_call("clock") + tool_call("get_weather", ("city", "Rome")))
+    assert not fits("Let me look.\n" + tool_call("unknown"))
+    assert not fits(tool_call("get_weather", ("city", "x"), ("days", "three")))
     assert not fits("<tool_call>clock")
-    assert not fits(call("clock") + "and then?")
+    assert not fits(tool_call("clock") + "and then?")
 
 
 @pytest.mark.parametrize("dialect", [GLM41V, GLM46V], ids=lambda dialect: dialect.name)
 def test_without_parallel_calls_there_is_one(dialect: Dialect) -> None:
     for choice in ("auto", "required"):
         text = grammar(dialect, request(tools=(CLOCK,), tool_choice=choice, parallel_tool_calls=False))
-        assert accepts(dialect, text, call("clock"))
-        assert not accepts(dialect, text, call("clock") * 2)
+        assert accepts(dialect, text, tool_call("clock"))
+        assert not accepts(dialect, text, tool_call("clock") * 2)
 
 
 @pytest.mark.parametrize("dialect", [GLM41V, GLM46V], ids=lambda dialect: dialect.name)
 def test_a_forbidden_tool_is_not_called(dialect: Dialect) -> None:
     text = grammar(dialect, request(tools=(CLOCK,), tool_choice="none"))
     assert accepts(dialect, text, "It is noon.")
-    assert not accepts(dialect, text, call("clock"))
+    assert not accepts(dialect, text, tool_call("clock"))
 
 
 def test_without_a_constraint_or_tools_there_is_no_grammar() -> None:

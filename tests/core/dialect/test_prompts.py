@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
-import PIL.Image
 import pytest
 
 from glm4v_core.dialect.families import GLM4V, GLM41V, GLM45V, GLM46V, Dialect
-from glm4v_core.dialect.template import ChatTemplate, Prompt
-from glm4v_core.media.image import Image
-from glm4v_core.types import Message, Request, Text, Thinking, Tool, ToolCall, ToolResult
+from glm4v_core.dialect.template import ChatTemplate
+from glm4v_core.types import Message, Request, Text, Thinking, ToolCall
+from tests.support.prompts import BLUE, RED, WEATHER, call, render, result, template
 
-TEMPLATES = Path(__file__).parents[2] / "templates"
 PICTURE = "<|begin_of_image|><|image|><|end_of_image|>"
-RED, BLUE = (Image.load(PIL.Image.new("RGB", (28, 28), colour)) for colour in ("red", "blue"))
-WEATHER = Tool("weather", "Tells the weather in 北京.", {"type": "object", "properties": {"city": {"type": "string"}}})
 TOOLS_TEXT = """# Tools
 
 You may call one or more functions to assist with the user query.
@@ -39,22 +34,6 @@ CALL_TEXT = (
     "<tool_call>weather\n<arg_key>city</arg_key>\n<arg_value>北京</arg_value>\n"
     '<arg_key>days</arg_key>\n<arg_value>[1, "二"]</arg_value>\n</tool_call>'
 )
-
-
-def template(dialect: Dialect) -> ChatTemplate:
-    return ChatTemplate((TEMPLATES / f"{dialect.name.removeprefix('glm')}.jinja").read_text(), dialect)
-
-
-def render(dialect: Dialect, *messages: Message, tools: tuple[Tool, ...] = (), thinking: bool | None = True) -> Prompt:
-    return template(dialect).render(Request(messages, tools=tools, thinking=thinking))
-
-
-def call(id_: str = "1", **arguments: object) -> ToolCall:
-    return ToolCall(id_, "weather", arguments or {"city": "北京", "days": [1, "二"]})
-
-
-def result(*parts: Text | Image, id_: str = "1") -> Message:
-    return Message("tool", (ToolResult(id_, parts),))
 
 
 def test_41v_example_of_the_specification() -> None:

@@ -12,7 +12,7 @@ from glm4v_core.dialect.families import GLM41V, GLM45V, GLM46V, Dialect
 from glm4v_core.dialect.template import ChatTemplate
 from glm4v_core.errors import MessageError, MissingDependencyError, UnsupportedError
 from glm4v_core.types import Message, Request, Text, Thinking
-from tests.core.dialect.test_prompts import BLUE, RED, WEATHER, call, render, result, template
+from tests.support.prompts import BLUE, RED, WEATHER, call, render, result, template
 
 
 @pytest.mark.parametrize("source", [None, ""])

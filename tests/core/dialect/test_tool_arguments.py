@@ -16,7 +16,8 @@ from glm4v_core.dialect.grammar import compile_grammar
 from glm4v_core.dialect.parsing import Splitter, fold
 from glm4v_core.errors import ConstraintError
 from glm4v_core.types import Message, Request, Tool, ToolCall
-from tests.core.dialect.test_grammar import accepts, call, grammar
+from tests.support.grammars import accepts, grammar
+from tests.support.tool_calls import tool_call
 
 DEFINITIONS: dict[str, Any] = {
     "a/b": {"type": "string"},
@@ -70,7 +71,7 @@ def tool(schema: Any, **more: Any) -> Tool:
 
 def read(tool: Tool, text: str, key: str = "v", dialect: Dialect = GLM46V) -> ToolCall:
     splitter = Splitter(dialect, "answer", (tool,))
-    (found,) = fold([*splitter.feed(call(tool.name, (key, text))), *splitter.finish()]).tool_calls
+    (found,) = fold([*splitter.feed(tool_call(tool.name, (key, text))), *splitter.finish()]).tool_calls
     return found
 
 
@@ -101,8 +102,8 @@ def test_what_may_be_written_is_read_back(schema: Any, value: Any) -> None:
         raise
     shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     if isinstance(value, str):
-        assert accepts(GLM46V, text, call("f", ("v", shown)))
-    elif not accepts(GLM46V, text, call("f", ("v", shown))):
+        assert accepts(GLM46V, text, tool_call("f", ("v", shown)))
+    elif not accepts(GLM46V, text, tool_call("f", ("v", shown))):
         return  # such as 1.0 for an integer
     found = read(written, shown)
     assert found.arguments is not None
@@ -121,7 +122,7 @@ def test_bare_text_is_read_as_itself_unless_it_is_json_that_the_schema_allows(sc
         text = forced(written)
     except ConstraintError:
         return
-    if not accepts(GLM46V, text, call("f", ("v", shown))):
+    if not accepts(GLM46V, text, tool_call("f", ("v", shown))):
         return
     found = read(written, shown).arguments
     assert found is not None
@@ -138,9 +139,9 @@ def test_grammar_and_reader_follow_the_same_references(dialect: Dialect, referen
     text = forced(written, dialect)
     numeric = reference.endswith(("Count", "#count"))
     bare = not numeric and not reference.endswith(("Nested", "Colour"))
-    assert accepts(dialect, text, call("f", ("v", "any text"))) is bare
+    assert accepts(dialect, text, tool_call("f", ("v", "any text"))) is bare
     assert read(written, "any text", dialect=dialect).arguments == {"v": "any text"}
-    assert accepts(dialect, text, call("f", ("v", "1"))) is (not reference.endswith("Nested"))
+    assert accepts(dialect, text, tool_call("f", ("v", "1"))) is (not reference.endswith("Nested"))
     (one,) = (read(written, "1", dialect=dialect).arguments or {}).values()
     assert one == (1 if numeric or reference.endswith("Nested") else "1")
 
@@ -153,8 +154,8 @@ def test_keywords_beside_a_reference_count_where_the_draft_says_so(draft: str) -
     written = tool({"$ref": "#/$defs/c~0d", "type": "null"})
     written = Tool("f", parameters={**written.parameters, "$schema": draft})
     text = forced(written)
-    assert accepts(GLM46V, text, call("f", ("v", "null")))
-    assert accepts(GLM46V, text, call("f", ("v", "word"))) is ("draft-07" in draft)
+    assert accepts(GLM46V, text, tool_call("f", ("v", "null")))
+    assert accepts(GLM46V, text, tool_call("f", ("v", "word"))) is ("draft-07" in draft)
     assert read(written, "null").arguments == {"v": None}
 
 
@@ -167,17 +168,17 @@ def test_the_schema_of_all_arguments_may_be_a_reference_itself() -> None:
     }
     written = Tool("f", parameters={"$ref": "#/$defs/Node", "$defs": {"Node": node}})
     text = forced(written)
-    assert accepts(GLM46V, text, call("f", ("v", "12"), ("next", '{"v": "a"}')))
-    assert not accepts(GLM46V, text, call("f", ("next", "null")))
+    assert accepts(GLM46V, text, tool_call("f", ("v", "12"), ("next", '{"v": "a"}')))
+    assert not accepts(GLM46V, text, tool_call("f", ("next", "null")))
     assert read(written, "12").arguments == {"v": "12"}
     assert read(written, '{"v": "a"}', "next").arguments == {"next": {"v": "a"}}
 
 
 def test_further_arguments_have_the_type_that_the_schema_gives_them() -> None:
     written = Tool("f", parameters={"type": "object", "additionalProperties": {"type": "string"}})
-    assert accepts(GLM46V, forced(written), call("f", ("any", "12")))
+    assert accepts(GLM46V, forced(written), tool_call("f", ("any", "12")))
     assert read(written, "12", "any").arguments == {"any": "12"}
-    assert not accepts(GLM46V, forced(written), call("f", (" any", "12")))
+    assert not accepts(GLM46V, forced(written), tool_call("f", (" any", "12")))
 
 
 @pytest.mark.parametrize("dialect", [GLM41V, GLM46V], ids=lambda dialect: dialect.name)
@@ -185,14 +186,14 @@ def test_further_arguments_have_the_type_that_the_schema_gives_them() -> None:
 def test_a_bare_value_cannot_spell_what_would_break_its_call(dialect: Dialect, tag: str) -> None:
     text = forced(tool({"type": "string"}), dialect)
     halves = "".join(f"{character}\u200b" for character in tag)
-    assert accepts(dialect, text, call("f", ("v", f"a {tag[:-1]} b {halves}")))
-    assert not accepts(dialect, text, call("f", ("v", f"a {tag} b")))
+    assert accepts(dialect, text, tool_call("f", ("v", f"a {tag[:-1]} b {halves}")))
+    assert not accepts(dialect, text, tool_call("f", ("v", f"a {tag} b")))
 
 
 def test_an_argument_that_no_value_fits_is_left_out() -> None:
     text = forced(tool(False))
-    assert accepts(GLM46V, text, call("f"))
-    assert not accepts(GLM46V, text, call("f", ("v", "x")))
+    assert accepts(GLM46V, text, tool_call("f"))
+    assert not accepts(GLM46V, text, tool_call("f", ("v", "x")))
     with pytest.raises(ConstraintError, match="cannot be compiled"):
         forced(tool(False, required=["v"]))
 

@@ -28,6 +28,7 @@ from glm4v_core.media.image import Image
 from glm4v_core.media.limits import ImageLimits
 from glm4v_core.media.page_options import DEFAULTS, check_page_options
 from glm4v_core.media.pages import FailedPage, Page, count_pages, load_page, load_pages
+from tests.support.pdf import CATALOGUE, assemble, stream
 
 COLOURS = ((250, 0, 0), (0, 250, 0), (0, 0, 250), (250, 250, 0))
 
@@ -38,25 +39,6 @@ def frames(file_format: str) -> bytes:
     buffer = io.BytesIO()
     images[0].save(buffer, file_format, save_all=True, append_images=images[1:], **options)
     return buffer.getvalue()
-
-
-def assemble(*objects: bytes, trailer: bytes = b"") -> bytes:
-    """Write a PDF from its objects, numbered from 1; the first is the catalogue."""
-    body, offsets = b"%PDF-1.6\n", []
-    for number, content in enumerate(objects, 1):
-        offsets.append(len(body))
-        body += b"%d 0 obj\n%s\nendobj\n" % (number, content)
-    table = b"".join(b"%010d 00000 n \n" % offset for offset in offsets)
-    head = b"xref\n0 %d\n0000000000 65535 f \n" % (len(objects) + 1)
-    end = b"trailer\n<</Size %d/Root 1 0 R%s>>\nstartxref\n%d\n%%%%EOF\n" % (len(objects) + 1, trailer, len(body))
-    return body + head + table + end
-
-
-CATALOGUE = b"<</Type/Catalog/Pages 2 0 R>>"
-
-
-def stream(content: bytes, entries: bytes = b"") -> bytes:
-    return b"<<%s/Length %d>>stream\n%s\nendstream" % (entries, len(content), content)
 
 
 def coloured_pdf(*colours: tuple[int, ...], size: tuple[float, float] = (72, 144)) -> bytes:
