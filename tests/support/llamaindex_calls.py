@@ -11,7 +11,8 @@ from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.llms import LLM, ChatMessage, ChatResponse, CompletionResponse
 from llama_index.core.workflow import Event, Workflow
 
-from glm4v_core import Outcome, ScriptedEngine
+from glm4v_core import ScriptedEngine
+from glm4v_core.tasks.results import Outcome
 from llamaindex_glm4v import GLM4VMultiModal
 
 Response = ChatResponse | CompletionResponse

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.steps import save_scans
 
 from glm4v_core import PageInfo, PageOptions, Tool
 from glm4v_core.errors import ConstraintError, InputError
 from glm4v_core.hosts import list_pages, load_page, read_tool_choice
+from tests.support.workflow_answers import save_scans
 
 
 def test_pages_are_listed_by_number_and_a_broken_file_is_page_zero(tmp_path: Path) -> None:
