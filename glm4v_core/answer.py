@@ -1,4 +1,4 @@
-"""Turns what an engine yields for one request into deltas and, at the end, the completion."""
+"""From the raw text that an engine yields for one request to deltas and the final completion."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from glm4v_core.types import Completion, Delta, FinishReason, Piece, Regex, Requ
 
 
 class Answer:
-    """The answer to one request, while it is being made."""
+    """The answer to one request while it is being generated."""
 
     def __init__(self, request: Request, info: EngineInfo) -> None:
         self._request = request
@@ -35,10 +35,10 @@ class Answer:
         self._logprobs: list[TokenLogprob] = []
         self._tokens = 0
         self._thinking_tokens = 0
-        self._open_tokens = 0  # tokens whose text may still turn out to be a thought or not
+        self._open_tokens = 0  # tokens whose text may still turn out to be reasoning
 
     def take(self, piece: Piece) -> Iterator[Delta]:
-        """Take the engine's next piece and yield what became certain."""
+        """Take the engine's next piece and yield the text that can now be classified."""
         self._tokens += piece.tokens
         self._open_tokens += piece.tokens
         self._logprobs += piece.logprobs
@@ -52,10 +52,13 @@ class Answer:
         yield from map(_delta, events)
 
     def complete(self, last: Piece) -> Completion:
-        """Add everything up and hold the answer against its constraint.
+        """Build the completion and check it against the request.
+
+        Args:
+            last: the engine's last piece, with finish, usage and timings.
 
         Raises:
-            TruncatedOutputError, InvalidOutputError: it is not what the constraint or the tool choice asked for.
+            TruncatedOutputError, InvalidOutputError: it does not satisfy the constraint or the tool choice.
         """
         split = fold(self._events)
         sizes = [image.provenance.size for image in images_of(self._request)]
@@ -75,10 +78,11 @@ class Answer:
         return completion
 
     def _count(self, events: list[Event]) -> None:
+        """Attribute the tokens since the last event to reasoning or to the answer."""
         if not events:
-            return
+            return  # the splitter holds the text back, perhaps as the beginning of a tag
         if any(isinstance(event, Retraction) for event in events):
-            self._thinking_tokens = self._tokens
+            self._thinking_tokens = self._tokens  # all text so far was reasoning
         elif any(isinstance(event, ThinkingText) for event in events):
             self._thinking_tokens += self._open_tokens
         self._open_tokens = 0
@@ -92,7 +96,7 @@ class Answer:
 
 
 def _phase(request: Request, info: EngineInfo) -> Phase:
-    """Say where the engine's text begins; without a thought it is the answer from the start."""
+    """Tell whether the engine's text may begin with reasoning."""
     dialect = info.family.dialect
     return "answer" if dialect.think is None or not request.thinking else "free"
 
@@ -112,6 +116,7 @@ def _delta(event: Event) -> Delta:
 
 
 def _check(completion: Completion, request: Request) -> None:
+    """Raise an OutputError if the answer does not satisfy the request."""
     forced = request.tool_choice not in ("auto", "none")
     called = any(call.arguments is not None for call in completion.tool_calls)
     if completion.finish == "cancelled" or called or (completion.tool_calls and not forced):
@@ -125,12 +130,13 @@ def _check(completion: Completion, request: Request) -> None:
         if completion.finish == "stop":
             raise
         raise _truncated(completion) from error
+    # `check_answer` does not check a regex, so a truncated answer would pass unnoticed.
     if isinstance(request.constraint, Regex) and completion.finish != "stop":
         raise _truncated(completion)
 
 
 def _truncated(completion: Completion) -> TruncatedOutputError:
-    hint = "Raise repetition_penalty, or bound the schema's strings and lists by maxLength and maxItems."
+    hint = "Raise repetition_penalty, or limit the schema's strings and lists with maxLength and maxItems."
     return TruncatedOutputError(
         f"The answer was cut off ({completion.finish}) after {completion.usage.completion} tokens: "
         f"{completion.text[:200]!r}.",

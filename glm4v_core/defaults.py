@@ -1,6 +1,6 @@
-"""The one place where requests are completed and checked; engines and dialects trust what arrives.
+"""The one place where requests are completed and checked; engines and dialects do not check them again.
 
-What only a loaded checkpoint or a grammar compiler can tell is refused later.
+Errors that only a loaded checkpoint or a grammar compiler can find are raised later.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ MAX_LOGPROBS = 20
 
 
 class _Settings(Options):
-    """What the settings of a complete request may be."""
+    """Types and bounds of a complete request's settings."""
 
-    # A request keeps the values that it came with, so they must not need converting.
+    # The request keeps its original values, so a value that pydantic would have to convert is an error.
     model_config = ConfigDict(strict=True)
 
     owner: ClassVar[str] = "A request"
@@ -42,7 +42,7 @@ class _Settings(Options):
 
 @dataclass(frozen=True, slots=True)
 class Defaults:
-    """Settings of a model, for whatever a request leaves open. None leaves it to the family."""
+    """Settings of a model for requests that do not set them. None means the family's default."""
 
     sampling: Sampling = field(default_factory=Sampling)
     thinking: bool | None = None
@@ -51,7 +51,13 @@ class Defaults:
 
 
 def complete(request: Request, defaults: Defaults, family: Family) -> Request:
-    """Fill in what a request leaves open, and check it. max_tokens stays None unless the request or the model sets it.
+    """Fill in the settings that a request does not set, and check it.
+
+    Args:
+        request: its own settings come first.
+        defaults: of the model; used second.
+        family: its defaults come last, except for max_tokens: that stays None unless request or model set it, see
+            `engines.new_tokens`.
 
     Raises:
         InputError, ConfigError: no engine could serve the request.
@@ -81,7 +87,7 @@ def images_of(request: Request) -> Iterator[Image]:
 
 
 def _filled(call: Sampling, model: Sampling, family: Sampling) -> Sampling:
-    # The family's max_tokens is capped by the room that the prompt leaves; see `engines.new_tokens`.
+    # The family's max_tokens must be capped by the room that the prompt leaves, which only `engines.new_tokens` knows.
     family = replace(family, max_tokens=None)
     values = {name: _first(*(getattr(level, name) for level in (call, model, family))) for name in _SAMPLING}
     return Sampling(**values, stop=call.stop or model.stop)

@@ -2,19 +2,19 @@
 
 Glm4vError
 ├── ConfigError (ValueError)            a setting, not the data, is wrong
-│   ├── UnknownOptionError              a name nobody knows
-│   ├── UnsupportedError                known, but not by this model or engine
+│   ├── UnknownOptionError              an option name that does not exist
+│   ├── UnsupportedError                an option or feature that this model or engine lacks
 │   ├── ServerAccessError (PermissionError)  a remote server refuses the API key
 │   └── MissingDependencyError (ImportError)
-├── InputError (ValueError)             one request or one file is wrong; others go on
+├── InputError (ValueError)             one request or one file is wrong; the others continue
 │   ├── MessageError                    roles, parts or tool results that cannot be rendered
 │   ├── ConstraintError                 a schema, regex or choice list that cannot be compiled
 │   ├── ContextOverflowError            prompt plus max_tokens exceed the context window
-│   ├── RequestRefusedError             a remote server calls the request wrong
+│   ├── RequestRefusedError             a remote server rejects the request
 │   ├── ImageError
 │   │   ├── ImageNotFoundError (FileNotFoundError)
 │   │   ├── ImageFormatError            not one of the accepted formats
-│   │   ├── ImageBrokenError            truncated or undecodable
+│   │   ├── ImageBrokenError            truncated or cannot be decoded
 │   │   ├── ImageTooLargeError          pixels, bytes or frames over the cap
 │   │   ├── ImageShapeError             empty or too elongated
 │   │   └── ImageUrlError               a remote URL without a fetch policy
@@ -24,18 +24,18 @@ Glm4vError
 │       └── PageLimitError              more pages than the caller allowed
 ├── ModelError (RuntimeError)
 │   ├── ModelNotFoundError              no such folder or hub id, or not cached while offline
-│   └── ModelLoadError                  found, but cannot be loaded
-├── EngineError (RuntimeError)          the engine failed while it served a request
+│   └── ModelLoadError                  found, but it cannot be loaded
+├── EngineError (RuntimeError)          the engine failed while serving a request
 │   ├── EngineClosedError
-│   ├── EngineDeadError                 the worker is gone; every waiting caller gets this
-│   ├── OutOfMemoryError (MemoryError)  this request did not fit; the engine lives on
+│   ├── EngineDeadError                 the worker stopped; every waiting caller gets this error
+│   ├── OutOfMemoryError (MemoryError)  this request did not fit; the engine keeps running
 │   ├── EngineTimeoutError (TimeoutError)
 │   └── ServerError                     a remote server answered with an error
-│       ├── ServerBusyError             it has more requests than it takes
-│       └── ServerUnreachableError (ConnectionError)  no connection, or it broke off
-└── OutputError (RuntimeError)          the model's answer breaks its contract
+│       ├── ServerBusyError             it has more requests than it accepts
+│       └── ServerUnreachableError (ConnectionError)  no connection, or the connection was lost
+└── OutputError (RuntimeError)          the model's answer is not what was asked for
     ├── TruncatedOutputError            cut by max_tokens before it was complete
-    └── InvalidOutputError              complete, but not what the constraint asked for
+    └── InvalidOutputError              complete, but does not satisfy the constraint
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ class Glm4vError(Exception):
 
     Attributes:
         code: stable machine-readable name, the same in rows, logs and traces.
+        message: what went wrong, without the hint.
         hint: what the user can do about it.
     """
 
@@ -111,7 +112,7 @@ class ContextOverflowError(InputError):
 
 class RequestRefusedError(InputError):
     code = "request_refused"
-    hint = "The server's reason is in the message; the options with which it was started decide what it accepts."
+    hint = "The message gives the server's reason; what it accepts depends on the options it was started with."
 
 
 class ImageError(InputError):
@@ -141,7 +142,7 @@ class ImageTooLargeError(ImageError):
 
 class ImageShapeError(ImageError):
     code = "image_shape"
-    hint = "Crop or pad it: no side may be empty and no side over 200 times the other."
+    hint = "Crop or pad it: neither side may be empty or more than 200 times the other."
 
 
 class ImageUrlError(ImageError):
@@ -150,7 +151,11 @@ class ImageUrlError(ImageError):
 
 
 class PageError(InputError):
-    """Attributes: number: the page, counted from 1; None where the whole document is meant."""
+    """A page of a document that cannot be read, or a whole document.
+
+    Attributes:
+        number: the page, counted from 1; None if the error is about the whole document.
+    """
 
     code = "page"
     number: int | None = None
@@ -213,7 +218,7 @@ class EngineTimeoutError(EngineError, TimeoutError):
 
 class ServerError(EngineError):
     code = "server"
-    hint = "Look at the server's log."
+    hint = "See the server's log."
 
 
 class ServerBusyError(ServerError):
@@ -223,7 +228,7 @@ class ServerBusyError(ServerError):
 
 class ServerUnreachableError(ServerError, ConnectionError):
     code = "server_unreachable"
-    hint = "Check base_url and that the server runs; its log says why it stopped."
+    hint = "Check base_url and that the server is running; if it stopped, its log says why."
 
 
 class OutputError(Glm4vError, RuntimeError):
@@ -243,7 +248,7 @@ class InvalidOutputError(OutputError):
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why there is no result; never the model's text."""
+    """Why a page or request has no result, as plain data. The text of an error, never the model's text."""
 
     code: str
     message: str
@@ -251,14 +256,15 @@ class Failure:
 
     @classmethod
     def of(cls, error: Glm4vError) -> Failure:
+        """Copy the code, message and hint of an error."""
         return cls(error.code, error.message, error.hint)
 
 
 def is_transient(error: BaseException) -> bool:
-    """Tell whether the same request may succeed later: the engine failed at it and lives on."""
+    """Tell whether the same request may succeed later: the engine failed at it but keeps running."""
     return isinstance(error, EngineError) and not isinstance(error, (EngineClosedError, EngineDeadError))
 
 
 def is_of_one_page(error: BaseException) -> bool:
-    """Tell a failure that leaves the other pages alone from one that they would all meet, such as a wrong setting."""
+    """Tell whether an error affects one page only. An error such as a wrong setting would affect every page."""
     return isinstance(error, (InputError, OutputError)) or is_transient(error)

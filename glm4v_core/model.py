@@ -1,4 +1,4 @@
-"""`Glm4v`: the one door to a loaded model, for the adapters, the command line and every other caller."""
+"""`Glm4v`: a loaded model, as adapters, the command line and all other callers use it."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from glm4v_core.types import Completion, Delta, Request, Sampling
 
 
 class Glm4v:
-    """A loaded model. Every method may be called from any thread, those that begin with `a` from any event loop.
+    """A loaded model. Blocking methods may be called from any thread, methods that begin with `a` from any event loop.
 
-    All of them run one asynchronous stream on the engine loop: a whole answer is the fold of its stream, many answers
-    are many streams at once, and breaking off a call aborts its requests inside the engine.
+    All of them run the same asynchronous stream on the engine loop. A whole answer is collected from its stream, a
+    batch is several streams at once, and cancelling a call aborts its requests inside the engine.
     """
 
     def __init__(self, engine: Engine, defaults: Defaults | None = None) -> None:
@@ -42,17 +42,21 @@ class Glm4v:
         timeout: float | None = None,
         **options: Any,
     ) -> Self:
-        """Load a model, or share it when it is loaded already with the same engine and options.
+        """Load a model, or share one that is already loaded with the same engine and options.
 
         Args:
-            model: checkpoint folder, hub id or "tiny"; None is GLM4V_MODEL, or else "tiny". With the engine server,
-                the name by which it is served; None is the only one there is.
-            engine: auto, vllm, transformers, server or scripted; None is GLM4V_ENGINE, or else auto.
-            sampling: what requests use where they say nothing, as do the next three.
+            model: checkpoint folder, hub id or "tiny". None reads GLM4V_MODEL, then falls back to "tiny". With the
+                server engine it is the name under which the model is served; None works if the server has only one.
+            engine: auto, vllm, transformers, server or scripted. None reads GLM4V_ENGINE, then falls back to auto.
+            sampling: default for requests that do not set it, like the next three; see `Request`.
             thinking: see `Request`.
             thinking_budget: see `Request`.
             timeout: see `Request`.
-            **options: the engine's own, such as `device`, `slots` or `base_url`; unknown ones raise.
+            **options: for the engine, such as `device`, `slots` or `base_url`.
+
+        Raises:
+            ConfigError: an option is unknown or wrong, or a library is missing.
+            ModelError: the model cannot be found or loaded.
         """
         plan = plan_engine(model, engine, options)
         defaults = Defaults(sampling or Sampling(), thinking, thinking_budget, timeout)
@@ -67,10 +71,10 @@ class Glm4v:
         sampling: Sampling | None = None,
         thinking: bool | None = None,
         thinking_budget: int | None = None,
-        timeout: float | None = None,  # noqa: ASYNC109  # of requests, not of loading
+        timeout: float | None = None,  # noqa: ASYNC109  # for requests, not for loading
         **options: Any,
     ) -> Self:
-        """Asynchronous version of `load`; large weights take minutes, for which the event loop stays free."""
+        """Asynchronous version of `load`. Large weights take minutes; the event loop is not blocked meanwhile."""
         plan = await asyncio.to_thread(plan_engine, model, engine, options)
         return cls(
             await run_async(load_engine(plan)), Defaults(sampling or Sampling(), thinking, thinking_budget, timeout)
@@ -78,7 +82,7 @@ class Glm4v:
 
     @classmethod
     def from_engine(cls, engine: Engine, defaults: Defaults | None = None) -> Self:
-        """Use an engine that was made by hand, such as a ScriptedEngine; `close` closes it."""
+        """Use an engine that you created yourself, such as a ScriptedEngine; `close` closes it."""
         return cls(engine, defaults)
 
     @property
@@ -87,11 +91,17 @@ class Glm4v:
 
     @property
     def defaults(self) -> Defaults:
-        """What requests use where they say nothing, before the family's own defaults."""
+        """Settings for requests that do not set them; they take precedence over the family's defaults."""
         return self._defaults
 
     def stream(self, request: Request) -> Generator[Delta, None, None]:
-        """Yield the answer as it is made; the last delta carries the whole completion."""
+        """Yield the answer as it is generated; the last delta carries the whole completion.
+
+        Raises:
+            InputError, ConfigError: the request is wrong.
+            EngineError: the engine failed, or the request's timeout passed.
+            OutputError: the answer does not satisfy the request's constraint or tool choice.
+        """
         return iterate_sync(self._deltas(request))
 
     def astream(self, request: Request) -> AsyncGenerator[Delta, None]:
@@ -99,7 +109,7 @@ class Glm4v:
         return iterate_async(self._deltas(request))
 
     def generate(self, request: Request) -> Completion:
-        """Return the whole answer."""
+        """Return the whole answer; raises the same errors as `stream`."""
         return run_sync(self._generate(request))
 
     async def agenerate(self, request: Request) -> Completion:
@@ -117,11 +127,12 @@ class Glm4v:
     def generate_many(
         self, requests: Iterable[Request], *, return_errors: bool = False
     ) -> Sequence[Completion | Glm4vError]:
-        """Return the answers to all requests, which run at once, in their order.
+        """Run all requests at once and return their answers in the same order.
 
         Args:
-            requests: each with settings of its own.
-            return_errors: put an error in the place of its answer; otherwise the first one ends all and is raised.
+            requests: their settings may differ.
+            return_errors: return an error in place of an answer. Otherwise the first error is raised and cancels the
+                other requests.
         """
         return run_sync(self._generate_many(list(requests), return_errors))
 
@@ -142,7 +153,7 @@ class Glm4v:
         return await run_async(self._generate_many(list(requests), return_errors))
 
     def count_tokens(self, request: Request) -> TokenCount:
-        """Count the tokens of a request's prompt, exactly and with its images."""
+        """Count the tokens of a request's prompt exactly, including its images."""
         return run_sync(self._count_tokens(request))
 
     async def acount_tokens(self, request: Request) -> TokenCount:
@@ -150,9 +161,9 @@ class Glm4v:
         return await run_async(self._count_tokens(request))
 
     def sleep(self) -> None:
-        """Give the GPU memory back and keep the weights in the computer's; for vLLM with enable_sleep_mode=True.
+        """Release the GPU memory and keep the weights in main memory; for vLLM with enable_sleep_mode=True.
 
-        Requests that run fail, those that come wait for `wake_up`. All who share the engine sleep with it.
+        Running requests fail, and new ones wait for `wake_up`. This affects everything that shares the engine.
 
         Raises:
             UnsupportedError: this engine cannot sleep.
@@ -172,7 +183,7 @@ class Glm4v:
         await run_async(sleeper(self._engine).wake_up())
 
     def close(self) -> None:
-        """Give the engine back; its memory is freed when nobody shares it any more. Closing twice is harmless."""
+        """Release the engine; its memory is freed once its last user has closed it. Closing twice is harmless."""
         run_sync(self._engine.close())
 
     async def aclose(self) -> None:
@@ -196,14 +207,15 @@ class Glm4v:
         await self.aclose()
 
     async def _deltas(self, request: Request) -> AsyncGenerator[Delta, None]:
-        """Run one request: check and complete it, read the engine's stream under its timeout, and parse that."""
+        """Run one request: check and complete it, read the engine's stream within the timeout, and parse it."""
         info = self._engine.info
         request = complete(request, self._defaults, info.family)
         answer = Answer(request, info)
         deadline = None if request.timeout is None else asyncio.get_running_loop().time() + request.timeout
         async with aclosing(self._engine.stream(request)) as pieces:
             while True:
-                # Between pieces the caller's code runs, whose time is not the engine's.
+                # The timeout is only checked while waiting for the engine: between pieces the caller's code runs, and
+                # cancelling it there would raise in the wrong place.
                 async with _until(deadline):
                     piece = await anext(pieces, None)
                 if piece is None:
@@ -236,7 +248,7 @@ class Glm4v:
 
 
 def _expected(outcome: Completion | BaseException) -> Completion | Glm4vError:
-    """Return an outcome that stands in a list; raise one that is not an error of the request."""
+    """Return a completion, or an error of the request; raise any other error, such as a cancellation."""
     if isinstance(outcome, BaseException) and not isinstance(outcome, Glm4vError):
         raise outcome
     return outcome
@@ -244,7 +256,7 @@ def _expected(outcome: Completion | BaseException) -> Completion | Glm4vError:
 
 @asynccontextmanager
 async def _until(deadline: float | None) -> AsyncGenerator[None, None]:
-    """Raise an EngineTimeoutError when the block takes longer than until `deadline`, in the loop's time."""
+    """Raise an EngineTimeoutError if the block is not finished at `deadline`, in seconds of the event loop's clock."""
     try:
         async with asyncio.timeout_at(deadline) as limit:
             yield

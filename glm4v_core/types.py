@@ -1,4 +1,4 @@
-"""Values that travel between adapters, model and engines. All frozen, no behaviour beyond construction."""
+"""Values that are passed between adapters, model and engines. All are frozen and only hold data."""
 
 from __future__ import annotations
 
@@ -29,18 +29,20 @@ class Video:
 
 @dataclass(frozen=True, slots=True)
 class Thinking:
-    """The model's own reasoning, sent back in history; each dialect keeps or drops it."""
+    """The model's reasoning in an earlier turn; each dialect keeps or drops it."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """One call by the model.
+    """One tool call by the model.
 
     Attributes:
-        arguments: decoded by the tool's schema; None when they could not be decoded.
-        raw: the text the model wrote for this call; the only trace of a broken call.
+        id: matches the call with its `ToolResult`.
+        name: of the tool.
+        arguments: decoded by the tool's schema; None if they could not be decoded.
+        raw: the text that the model wrote for this call; a call that cannot be decoded has nothing else.
         error: why arguments is None.
     """
 
@@ -53,7 +55,7 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class ToolResult:
-    """What a tool answered; images in it reach the model."""
+    """What a tool returned; the model sees its images too."""
 
     call_id: str
     parts: tuple[Text | Image, ...]
@@ -82,7 +84,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """A function the model may call. `parameters` is a JSON schema of type object."""
+    """A function that the model may call. `parameters` is a JSON schema of type object."""
 
     name: str
     description: str = ""
@@ -91,15 +93,17 @@ class Tool:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How tokens are drawn. None means: the family's default.
+    """How tokens are sampled. None means the family's default.
 
     Attributes:
-        temperature: 0 is greedy.
-        repetition_penalty: 1 is off; over prompt and completion, as in transformers.
-        max_tokens: upper bound on new tokens, thinking included.
+        temperature: 0 is greedy decoding.
+        top_p: sample from the most likely tokens that together have this probability; 1 is off.
+        top_k: sample from this many of the most likely tokens; 0 is off.
+        repetition_penalty: for tokens that occur in prompt or completion, as in transformers; 1 is off.
+        max_tokens: upper bound on new tokens, including reasoning.
         stop: strings that end the answer and are never part of it.
-        seed: makes a draw repeatable whatever else is in the batch.
-        logprobs: number of alternatives per token (0: the chosen token only); None: none.
+        seed: makes sampling repeatable, whatever else is in the batch.
+        logprobs: number of alternatives per token, 0 for the chosen token only; None for no log probabilities.
     """
 
     temperature: float | None = None
@@ -138,14 +142,18 @@ Constraint = JsonSchema | Choices | Regex
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Everything one generation needs; nothing else in a batch changes it.
+    """Everything that one generation needs. Other requests in the same batch do not change its result.
 
     Attributes:
-        thinking: on, off, or None for the family's default.
-        thinking_budget: most thinking tokens; then the thought is closed and the answer begins.
-        parallel_tool_calls: whether one answer may hold several calls.
-        constraint: applies to the answer, never to the thought. With tools it means "tool calls or this".
-        timeout: seconds from submission to the last token; None waits for ever.
+        messages: the conversation so far; the last one is from the user or a tool.
+        tools: functions that the model may call.
+        tool_choice: see `ToolChoice`.
+        parallel_tool_calls: whether one answer may contain several calls.
+        sampling: how tokens are sampled.
+        thinking: whether the model reasons before it answers; None is the family's default.
+        thinking_budget: maximum number of reasoning tokens; after these the reasoning is closed and the answer begins.
+        constraint: applies to the answer, never to the reasoning. With tools it means "tool calls or this".
+        timeout: seconds from submission to the last token; None waits forever.
     """
 
     messages: tuple[Message, ...]
@@ -172,7 +180,13 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Seconds: waiting for a slot, submission to first token, submission to end."""
+    """Durations of one request, in seconds.
+
+    Attributes:
+        queue: from submission until the request got a slot.
+        first_token: from submission to the first token.
+        total: from submission to the end.
+    """
 
     queue: float = 0.0
     first_token: float = 0.0
@@ -190,7 +204,7 @@ class TokenLogprob:
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """A rectangle in pixels of the original image `image` (index over all images of the request)."""
+    """A rectangle in pixels of the original image. `image` is the index of that image in the request."""
 
     x1: float
     y1: float
@@ -202,7 +216,7 @@ class Box:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """What an engine yields: raw text with special tokens kept; the last one carries finish, usage, timings."""
+    """What an engine yields: raw text including special tokens. The last piece has finish, usage and timings."""
 
     text: str = ""
     tokens: int = 0
@@ -214,11 +228,13 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """One parsed step of a stream; its pieces add up to the Completion.
+    """One parsed step of a stream. The deltas of a stream add up to its Completion.
 
     Attributes:
+        text: new text of the answer.
+        thinking: new text of the reasoning.
         tool_call: a finished call, in order of appearance.
-        retracted: all text so far was thinking, its opening tag was missing; rare, and only in unconstrained answers.
+        retracted: all text so far was reasoning whose opening tag was missing; rare, and only in unconstrained answers.
         completion: the whole result, on the last delta only.
     """
 

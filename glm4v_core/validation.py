@@ -1,4 +1,4 @@
-"""Checked settings: pydantic finds what is wrong, and the caller gets it as an error of `errors.py`."""
+"""Checked settings: pydantic validates them, and its errors are translated into those of `errors.py`."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from glm4v_core.errors import ConfigError, Glm4vError, UnknownOptionError
 
 
 class Options(BaseModel):
-    """A frozen set of options, checked when it is made. A subclass declares fields with their bounds.
+    """A frozen set of options, checked when it is created. Subclasses declare the options as fields with bounds.
 
     Raises:
         UnknownOptionError: a name that is not a field of this class.
         ConfigError: a value of the wrong type or out of bounds. Values of fields with `repr=False` are not shown.
     """
 
-    # Built with the first instance: importing a module that declares options costs almost nothing.
+    # The schema is built with the first instance, so that importing a module that declares options stays cheap.
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     owner: ClassVar[str]
-    """Whose options these are, as an error names it, such as "The vLLM engine"."""
+    """Whose options these are, as the subject of an error message, such as "The vLLM engine"."""
 
     # Type checkers see the signature that pydantic derives from the fields.
     if not TYPE_CHECKING:
@@ -47,10 +47,11 @@ def to_config_error(
 ) -> Glm4vError:
     """Translate pydantic's error into one of ours.
 
-    Raise the result outside the `except` block: pydantic's error holds the values, and some are secret.
+    Raise the result outside the `except` block. Otherwise it would be chained to pydantic's error, which contains the
+    values, and some of them are secret.
 
     Args:
-        error: what pydantic reports; unknown options first, then the first option that is wrong.
+        error: unknown options are reported first, otherwise the first wrong one.
         owner: whose options they are, as the subject of a sentence.
         known: names of all options.
         hidden: options whose values must not be shown.
@@ -60,7 +61,7 @@ def to_config_error(
     if unknown:
         return UnknownOptionError(f"{owner} has no option {', '.join(unknown)}.", hint=f"It has: {', '.join(known)}.")
     first = found[0]
-    # An error of ours that a validator raised says more than pydantic could.
+    # A validator of ours raised an error that is more helpful than pydantic's.
     if isinstance(ours := first.get("ctx", {}).get("error"), Glm4vError):
         return ours
     name = _option(first)
@@ -89,6 +90,6 @@ def _option(problem: Mapping[str, Any]) -> str:
 
 
 def _rule(problem: Mapping[str, Any]) -> str:
-    """Write what is required, to follow the word "must"."""
+    """Phrase the requirement so that it can follow the word "must"."""
     message = problem["msg"]
     return message.removeprefix("Input should ") if message.startswith("Input should ") else f"be valid: {message}"
