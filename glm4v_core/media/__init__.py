@@ -1,4 +1,4 @@
-"""What comes in: limits, sources, decoding, pixels, images, pages and files."""
+"""Input: images, pages of documents, and the files that contain them."""
 
 from glm4v_core.media.files import find_files
 from glm4v_core.media.image import Image, ImageSource, Provenance

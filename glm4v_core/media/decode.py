@@ -1,4 +1,4 @@
-"""Opens encoded images by their magic bytes, through an allow-list, with every decoder failure as a typed error."""
+"""Opens encoded images of allowed formats, detected by magic bytes; decoder failures become typed errors."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ _PLUGINS: Mapping[str, type[ImageFile.ImageFile]] = {
     "BMP": BmpImagePlugin.BmpImageFile,
     "TIFF": TiffImagePlugin.TiffImageFile,
 }
-"""Called directly, not through `PIL.Image.open`: that warns through the process-wide warning filters for images
-that our own caps judge, and takes the extra pictures of a JPEG (previews, gain maps) for frames."""
+"""Used directly instead of `PIL.Image.open`, which warns about large images that our own limits already check, and
+treats the extra pictures in a JPEG (previews, gain maps) as frames."""
 
 FORMATS = frozenset(_PLUGINS)
 
@@ -75,14 +75,14 @@ DECODER_FAILURES = (
     BufferError,
     struct.error,
     zlib.error,
-    Warning,  # where the caller's filters turn warnings into errors
+    Warning,  # if the caller's filters turn warnings into errors
 )
 """What Pillow and pdfium are known to raise on damaged or hostile files."""
 
 
 @contextmanager
 def decoding(name: str) -> Iterator[None]:
-    """Turn what a decoder raises into our errors."""
+    """Turn exceptions of a decoder into ImageError subclasses; `name` is the image's name in the message."""
     try:
         yield
     except Glm4vError:
@@ -94,12 +94,16 @@ def decoding(name: str) -> Iterator[None]:
 
 
 def is_pdf(data: bytes) -> bool:
-    """Tell a PDF, whose header may stand anywhere in the first 1024 bytes, from an image."""
+    """Tell whether a file is a PDF. Its header may be anywhere in the first 1024 bytes."""
     return b"%PDF-" in data[:1024] and _image_format(data) is None
 
 
 def sniff(encoded: Encoded) -> str:
-    """Name the format by magic bytes alone; suffixes and media types lie."""
+    """Return the image's format, detected from magic bytes alone since suffixes and media types may be wrong.
+
+    Raises:
+        ImageFormatError: the format is not accepted.
+    """
     found = _image_format(encoded.data)
     if found is not None:
         return found
@@ -122,11 +126,15 @@ def _describe(data: bytes) -> str:
         return "an HTML page (a failed download?)" if b"<html" in head or b"<!doctype html" in head else "XML"
     if data[4:8] == b"ftyp":
         return "HEIC, AVIF or a video"
-    return next((name for magic, name in _REFUSED if data.startswith(magic)), "of an unknown format")
+    return next((name for magic, name in _REFUSED if data.startswith(magic)), "in an unknown format")
 
 
 def open_image(encoded: Encoded, limits: ImageLimits) -> ImageFile.ImageFile:
-    """Read the header and hold it against the limits. No pixel is decoded yet."""
+    """Read the header and check it against the limits. No pixel is decoded yet.
+
+    Raises:
+        ImageError: the format is not accepted, the header is damaged, or the image exceeds the limits.
+    """
     plugin = _PLUGINS[sniff(encoded)]
     with decoding(encoded.name):
         opened = plugin(io.BytesIO(encoded.data))
@@ -135,7 +143,11 @@ def open_image(encoded: Encoded, limits: ImageLimits) -> ImageFile.ImageFile:
 
 
 def check_header(opened: PIL.Image.Image, limits: ImageLimits, name: str) -> None:
-    """Hold the current frame against the limits and refuse what Pillow would decode wrongly."""
+    """Check the current frame against the limits and refuse images that Pillow would decode wrongly.
+
+    Raises:
+        ImageError: the frame exceeds the limits, or Pillow cannot decode it correctly.
+    """
     check_shape(opened.size, limits, name)
     if not _can_reduce(opened):
         check_pixels(opened.size, limits, name)
@@ -144,7 +156,7 @@ def check_header(opened: PIL.Image.Image, limits: ImageLimits, name: str) -> Non
 
 
 def _check_tile(opened: PIL.Image.Image, limits: ImageLimits, name: str) -> None:
-    """A TIFF tile may be larger than its image."""
+    """Check the size of a TIFF's tiles: a tile may be larger than the image, and a decoder needs all of it."""
     if isinstance(opened, TiffImagePlugin.TiffImageFile):
         width, height = (opened.tag_v2.get(tag, 0) for tag in (TiffImagePlugin.TILEWIDTH, TiffImagePlugin.TILELENGTH))
         check_pixels((width, height), limits, f"A tile of {name}")
@@ -153,7 +165,7 @@ def _check_tile(opened: PIL.Image.Image, limits: ImageLimits, name: str) -> None
 def _refuse_lost_transparency(opened: PIL.Image.Image, name: str) -> None:
     """Refuse 16-bit RGB with a transparent colour.
 
-    Pillow keeps the upper 8 bits of each pixel, so colours beside the transparent one would vanish with it.
+    Pillow keeps only the upper 8 bits of each channel, so similar colours would become transparent too.
     """
     key = opened.info.get("transparency")
     if opened.mode != "RGB" or not isinstance(key, tuple):
@@ -163,18 +175,26 @@ def _refuse_lost_transparency(opened: PIL.Image.Image, name: str) -> None:
 
 
 def _can_reduce(opened: PIL.Image.Image) -> bool:
-    """Tell whether a fraction can be decoded at a fraction of the memory; a progressive JPEG keeps all of itself."""
+    """Tell whether a reduced image can be decoded with less memory; a progressive JPEG is kept in memory as a whole."""
+    # Pillow clears `tile` once the pixels are decoded; after that the decoder cannot reduce any more.
     undecoded = isinstance(opened, JpegImagePlugin.JpegImageFile) and bool(opened.tile)
     return undecoded and "progressive" not in opened.info
 
 
 def reduce_to_fit(opened: PIL.Image.Image, limits: ImageLimits, name: str) -> int:
-    """Ask the JPEG decoder for 1/2, 1/4 or 1/8 of an image over the cap. Returns the divisor, 1 for none."""
+    """Let the JPEG decoder reduce an image over `limits.max_pixels` to 1/2, 1/4 or 1/8 of its width and height.
+
+    Returns:
+        The divisor; 1 if the image is not reduced.
+
+    Raises:
+        ImageTooLargeError: even reduced, the image is too large.
+    """
     width, height = opened.size
     if width * height <= limits.max_pixels:
         return 1
     for divisor in (2, 4, 8):
-        if -(-width // divisor) * -(-height // divisor) <= limits.max_pixels:
+        if -(-width // divisor) * -(-height // divisor) <= limits.max_pixels:  # the decoder rounds up
             opened.draft(None, (width // divisor, height // divisor))
             break
     check_pixels(opened.size, limits, f"{name}, even reduced,")
@@ -182,7 +202,7 @@ def reduce_to_fit(opened: PIL.Image.Image, limits: ImageLimits, name: str) -> in
 
 
 def count_frames(opened: PIL.Image.Image) -> int:
-    """Count the frames without decoding them; a damaged frame between sound ones counts, and fails when asked for."""
+    """Count the frames without decoding them. A damaged frame between intact ones counts; reading it fails."""
     try:
         return int(getattr(opened, "n_frames", 1))
     except DECODER_FAILURES:
@@ -190,8 +210,8 @@ def count_frames(opened: PIL.Image.Image) -> int:
 
 
 def _count_by_seeking(opened: PIL.Image.Image, patience: int = 16) -> int:
-    """Count on past damaged frames. Where more than `patience` in a row are damaged, they count as one."""
-    sound = frame = 0
+    """Count frames by seeking past damaged ones. More than `patience` damaged frames in a row count as one."""
+    sound = frame = 0  # sound: one past the last intact frame
     while frame - sound <= patience:
         try:
             opened.seek(frame)

@@ -1,4 +1,4 @@
-"""Files below folders, in natural order, and by what a file is known to be unchanged."""
+"""Finds files in folders, in natural order, and detects whether a file has changed."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ from glm4v_core.media.page_options import PageOptions
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".pdf"})
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 _NAMED = 5
-"""Files that a warning lists by name."""
+"""Maximum number of files that a warning lists by name."""
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The files below some paths.
+    """The files found under some paths.
 
     Attributes:
-        skipped: files in folders that are neither pictures nor PDF.
+        files: named files, and pictures and PDFs in folders.
+        skipped: files in folders that are neither pictures nor PDFs.
     """
 
     files: tuple[Path, ...]
@@ -34,10 +35,11 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class FileStamp:
-    """Size and modification time of a file; a file with an equal stamp counts as unchanged and is not opened.
+    """Size and modification time of a file; a file with an equal stamp counts as unchanged.
 
     Attributes:
-        modified: ISO time; empty when the file does not exist or cannot be looked at.
+        bytes: size of the file.
+        modified: in ISO format, UTC; empty if the file does not exist or is not accessible.
     """
 
     bytes: int = 0
@@ -45,6 +47,7 @@ class FileStamp:
 
     @classmethod
     def of(cls, file: Path) -> FileStamp:
+        """Read the stamp of a file."""
         try:
             status = file.stat()
         except (OSError, ValueError):  # ValueError: a null character in the path
@@ -53,14 +56,15 @@ class FileStamp:
 
 
 def absolute_path(path: str | os.PathLike[str]) -> Path:
-    """Write a path so that it is the same whatever folder it is named from; it need not exist, and links stay."""
+    """Return the absolute, normalised path. The file need not exist, and symbolic links are not resolved."""
     return Path(os.path.normpath(Path(path).absolute()))
 
 
 def find_files(paths: Sequence[Path]) -> Found:
-    """List named files as they are, and folders recursively, without hidden files, in natural order (2 before 10).
+    """List files in natural order (2 before 10); folders are searched recursively, without hidden files.
 
-    A path that does not exist and a folder that cannot be listed stay in the list; reading them fails.
+    Files that are named directly are always listed. A path that does not exist and a folder that cannot be listed stay
+    in the list, so that reading them reports the error.
     """
     files: list[Path] = []
     skipped: list[Path] = []
@@ -75,16 +79,16 @@ def find_files(paths: Sequence[Path]) -> Found:
 
 
 def find_scans(paths: Paths) -> tuple[Path, ...]:
-    """List named files, and the pictures and PDFs in folders; a warning in the log names the other files in them."""
+    """List named files, and the pictures and PDFs in folders. Other files in the folders are logged as a warning."""
     found = find_files([Path(path) for path in ([paths] if isinstance(paths, (str, os.PathLike)) else paths)])
     if found.skipped:
         names = ", ".join(map(str, found.skipped[:_NAMED])) + (", ..." if len(found.skipped) > _NAMED else "")
-        _log.warning("%d files are neither pictures nor PDF and are not read: %s", len(found.skipped), names)
+        _log.warning("%d files are neither pictures nor PDFs and are not read: %s", len(found.skipped), names)
     return found.files
 
 
 def pages_wanted(count: int, options: PageOptions) -> int:
-    """Return how many pages are read of a document that has `count`."""
+    """Return how many pages of a document with `count` pages are read."""
     frames = options.get("frames", "all")
     return count if frames == "all" else min(count, 1 if frames == "first" else frames)
 
@@ -92,18 +96,20 @@ def pages_wanted(count: int, options: PageOptions) -> int:
 def _is_folder(path: Path) -> bool:
     try:
         return path.is_dir()
-    except OSError:  # access is denied, or the name is impossible
+    except OSError:  # access is denied, or the name is not valid
         return False
 
 
 def _walk(folder: Path, closed: list[Path]) -> Iterator[Path]:
-    """Yield the files below a folder; folders that cannot be listed go into `closed`."""
+    """Yield the files under a folder; append folders that cannot be listed to `closed`."""
     for parent, folders, files in os.walk(folder, onerror=lambda error: closed.append(Path(error.filename))):
+        # Changed in place, so that os.walk does not enter hidden folders.
         folders[:] = [name for name in folders if not name.startswith(".")]
         yield from (Path(parent, name) for name in files if not name.startswith("."))
 
 
 def _natural(path: Path) -> list[list[tuple[int, str]]]:
+    """Return a sort key that compares the numbers in each part of a path by value."""
     return [
         [(int(piece), "") if piece.isdecimal() else (-1, piece) for piece in re.split(r"(\d+)", part.casefold())]
         for part in path.parts

@@ -1,4 +1,4 @@
-"""The one gate by which pixels enter: anything image-like becomes checked upright RGB with a content hash."""
+"""The image gate: all images enter through it and become checked, upright RGB pixels with a content hash."""
 
 from __future__ import annotations
 
@@ -35,10 +35,11 @@ class Provenance:
     Attributes:
         source: path, URL without query and credentials, "bytes", "data URI", "file object" or "PIL image".
         format: Pillow's name, "PDF" for a rendered page, "" for pixels that came from no file.
-        size: width and height as a viewer shows them, before any reduction; coordinates of boxes refer to it.
-        frame: index from 0; `frames` is how many the source holds.
-        orientation: EXIF orientation that was applied; 1 is none.
-        notes: what could not be honoured or was changed beyond the documented conversion.
+        size: width and height in pixels as a viewer shows them, before any reduction. Boxes are given in these pixels.
+        frame: index of the frame, from 0.
+        frames: number of frames in the source.
+        orientation: EXIF orientation that was applied, 1 to 8; 1 means none.
+        notes: changes beyond the documented conversion, and metadata that had to be ignored.
     """
 
     source: str
@@ -56,8 +57,9 @@ class Image:
 
     Attributes:
         pixels: upright, mode RGB, without metadata. Treat as read-only.
-        sha256: hex digest over mode, size and pixels.
-        max_tokens: most visual tokens the engine may spend on it; None leaves it to the model.
+        sha256: hex digest of mode, size and pixels.
+        provenance: where the image came from.
+        max_tokens: maximum number of visual tokens for it; None is the model's own limit.
     """
 
     pixels: PIL.Image.Image = field(repr=False)
@@ -79,15 +81,19 @@ class Image:
         """Check and decode one image.
 
         Args:
-            source: path, bytes, data URI, binary file object or PIL image. The content, not the name, tells whether
-                it is JPEG, PNG, WebP, GIF, BMP or TIFF.
-            frame: which frame of an animation or multi-page TIFF, from 0. `load_pages` reads them all.
-                Of a PIL image, the current frame is taken.
-            limits: caps that are held against the header.
-            root: refuse paths that lead outside this folder, links included.
-            fetch: reads an http, https or ftp URL; without it URLs are refused. File URLs always are.
-                Errors of the policy other than OSError reach the caller unchanged.
-            max_image_tokens: kept as `max_tokens`.
+            source: path, bytes, data URI, binary file object or PIL image. The format (JPEG, PNG, WebP, GIF, BMP or
+                TIFF) is detected from the content, not from the name.
+            frame: frame of an animation or multi-page TIFF, from 0. `load_pages` reads all of them. For a PIL image it
+                must be 0 or its current frame, and the current frame is used.
+            limits: upper bounds that are checked before any pixel is decoded.
+            root: refuse paths outside this folder, after resolving symbolic links.
+            fetch: reads a remote URL. Without it remote URLs are refused; file URLs are always refused. Errors that it
+                raises, other than OSError, are passed on unchanged.
+            max_image_tokens: becomes `max_tokens`.
+
+        Raises:
+            ImageError: the image is refused or cannot be decoded; see its subclasses.
+            ConfigError: max_image_tokens is less than 1.
         """
         check_max_tokens(max_image_tokens)
         if isinstance(source, PIL.Image.Image):
@@ -120,9 +126,21 @@ class Image:
 def load_frame(
     opened: PIL.Image.Image, frame: int, frames: int, name: str, limits: ImageLimits, max_tokens: int | None
 ) -> Image:
-    """Decode one frame of an opened file; several calls may share the file."""
+    """Decode one frame of an open file. The file stays open for further calls.
+
+    Args:
+        opened: from `open_image`.
+        frame: index from 0.
+        frames: number of frames, from `count_frames`.
+        name: of the source, for errors and provenance.
+        limits: are checked again for each frame.
+        max_tokens: becomes the image's `max_tokens`.
+
+    Raises:
+        ImageError: there is no such frame, or it cannot be decoded.
+    """
     if not 0 <= frame < frames:
-        raise ImageError(f"{name} has {frames} frames and no frame {frame}.", hint="Frames are counted from 0.")
+        raise ImageError(f"{name} has {frames} frames; there is no frame {frame}.", hint="Frames are counted from 0.")
     if frames > 1:
         with decoding(name):
             opened.seek(frame)
@@ -155,9 +173,10 @@ def _decode(image: PIL.Image.Image, origin: Provenance, limits: ImageLimits, max
         orientation = read_orientation(image, notes) if turns_itself(image) else 1
         image.load()
         pixels = to_rgb(image, notes)
-        if not turns_itself(image):  # read after load: a PNG may carry EXIF behind its pixels
+        if not turns_itself(image):  # read after load: in a PNG the EXIF data may follow the pixels
             orientation = read_orientation(image, notes)
             pixels = upright(pixels, orientation)
+    # Orientations 5 to 8 swap width and height.
     size = origin.size[::-1] if orientation >= 5 and not turns_itself(image) else origin.size
     if divisor > 1:
         notes.append(f"decoded at 1/{divisor} to stay within max_pixels={limits.max_pixels}")
@@ -174,6 +193,10 @@ def _digest(pixels: PIL.Image.Image) -> str:
 
 
 def check_max_tokens(max_tokens: int | None) -> None:
-    """Refuse a token budget that no image can meet."""
+    """Refuse a token budget below 1.
+
+    Raises:
+        ConfigError: max_tokens is less than 1.
+    """
     if max_tokens is not None and max_tokens < 1:
         raise ConfigError(f"max_image_tokens must be at least 1, not {max_tokens}.")

@@ -1,4 +1,4 @@
-"""`PageOptions`: how documents are opened, as everything that reads pages takes it."""
+"""`PageOptions`: how documents are opened; used by everything that reads pages."""
 
 from __future__ import annotations
 
@@ -18,22 +18,24 @@ from glm4v_core.validation import to_config_error
 Frames = Literal["all", "first"] | PositiveInt
 
 DOCUMENT_LIMITS = ImageLimits(max_bytes=512 * 2**20)
-"""As for a single image, but a document may have more bytes."""
+"""Like the limits for a single image, but with a larger file size."""
 
 
-# Strict, since some of these values are also used as the caller gave them.
+# Strict, because some of these values are used as the caller gave them, without pydantic's conversion.
 @with_config(extra="forbid", strict=True)
 class PageOptions(TypedDict, total=False):
     """Options of `load_pages`.
 
     Attributes:
-        dpi: resolution of PDF pages, 200 by default; a page over `limits.max_pixels` is rendered at the resolution
-            that fits, and its provenance says so.
-        frames: "all" pages (of a PDF) or frames, the "first", or the number of pages to take from the start.
-        max_pages: a selection of more pages, 1000 by default, is refused before any is read.
-        password: opens an encrypted PDF.
-        limits: caps for the file and for each page image.
-        root: as for `Image.load`, and so are `fetch` and `max_image_tokens`.
+        dpi: resolution of PDF pages, 200 by default. A page that would exceed `limits.max_pixels` is rendered at a
+            lower resolution, with a note in its provenance.
+        frames: which pages or frames to read: "all" (the default), "first", or a number of pages from the start.
+        max_pages: maximum number of pages to read, 1000 by default. More are refused before any page is read.
+        password: for an encrypted PDF.
+        limits: for the file and for each page image.
+        root: see `Image.load`.
+        fetch: see `Image.load`.
+        max_image_tokens: see `Image.load`.
     """
 
     dpi: Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -59,7 +61,7 @@ DEFAULTS = PageOptions(
 
 
 def check_page_options(**options: Unpack[PageOptions]) -> PageOptions:
-    """Check page options and return them with the defaults of those that are left out.
+    """Check page options and return them, with defaults for those that are missing.
 
     Raises:
         UnknownOptionError: a name that is not in `PageOptions`.

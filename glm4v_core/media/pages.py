@@ -1,4 +1,4 @@
-"""Documents -> page images: PDF, multi-frame TIFF, GIF, WebP and PNG, or a single picture as one page."""
+"""Page images of documents: PDF, multi-frame TIFF, GIF, WebP and PNG. A single picture is one page."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ OnBrokenPage = Literal["raise", "yield"]
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """One page image. `number` counts from 1; `count` is the length of the document, not of the selection."""
+    """One page image. `number` counts from 1; `count` is the length of the whole document."""
 
     image: Image
     source: str
@@ -36,10 +36,14 @@ class PageInfo:
     """Which page a result is about.
 
     Attributes:
-        number: counts from 1; 0 is the whole source, when it could not be opened.
-        sha256: over mode, size and pixels, so equal pages are known again under any name.
-        size: width and height in pixels before orientation and scaling.
-        notes: what the image gate had to do, such as leaving out further frames.
+        source: path or other name of the document.
+        number: counts from 1; 0 means the whole source, if it could not be opened.
+        count: pages of the document.
+        sha256: of the image, so that equal pages are recognised under any name.
+        format: see `Provenance`, like the next three.
+        size: width and height in pixels.
+        orientation: EXIF orientation.
+        notes: what was changed or ignored.
     """
 
     source: str
@@ -53,6 +57,7 @@ class PageInfo:
 
     @classmethod
     def of(cls, page: Page) -> PageInfo:
+        """Describe a page without its pixels."""
         origin = page.image.provenance
         return cls(
             source=str(page.source),
@@ -68,7 +73,7 @@ class PageInfo:
 
 @dataclass(frozen=True, slots=True)
 class FailedPage:
-    """A page that could not be read, while others of its document can."""
+    """A page that could not be read; other pages of the document may be readable."""
 
     error: PageError
     source: str
@@ -91,20 +96,21 @@ def load_pages(
 def load_pages(
     source: ImageSource, *, errors: OnBrokenPage = "raise", **options: Unpack[PageOptions]
 ) -> Iterator[Page | FailedPage]:
-    """Read the pages of a document one after the other; only one is decoded at a time.
+    """Read the pages of a document one by one; only one page is decoded at a time.
 
-    Settings are checked at once, the document when the first page is asked for. Closing the iterator closes it.
+    The options are checked immediately; the document is opened when the first page is requested. Closing the iterator
+    closes the document.
 
     Args:
-        source: as for `Image.load`, and PDF.
-        errors: "yield" gives a FailedPage for a page that cannot be read and goes on; "raise" stops at it,
-            and a document that cannot be opened raises either way.
+        source: see `Image.load`; PDF is accepted too.
+        errors: what to do with a page that cannot be read: "raise" stops there, "yield" yields a FailedPage and
+            continues. A document that cannot be opened always raises.
         **options: see `PageOptions`.
 
     Raises:
-        PageLimitError: more than max_pages were selected.
+        PageLimitError: the selection has more than max_pages pages.
         PageEncryptedError: the password is missing or wrong.
-        PageBrokenError: the document or, with its number, a page cannot be read.
+        PageBrokenError: the document or a page cannot be read.
     """
     check_choice("errors", errors, OnBrokenPage)
     return _iterate(source, check_page_options(**options), tolerant=errors == "yield")
@@ -114,12 +120,12 @@ def load_page(source: ImageSource, number: int, **options: Unpack[PageOptions]) 
     """Read one page, counted from 1, without decoding any other.
 
     Args:
-        source: as for `load_pages`.
+        source: see `load_pages`.
         number: of a page that `load_pages` would read.
         **options: see `PageOptions`.
 
     Raises:
-        PageError: there is no such page, or as for `load_pages`.
+        PageError: there is no such page, or it cannot be read; see `load_pages`.
     """
     checked = check_page_options(**options)
     with closing(_open(source, checked)) as document:
@@ -133,10 +139,10 @@ def load_page(source: ImageSource, number: int, **options: Unpack[PageOptions]) 
 
 
 def count_pages(source: ImageSource, **options: Unpack[PageOptions]) -> int:
-    """Count the pages that `load_pages` would read, without decoding one.
+    """Count the pages that `load_pages` would read, without decoding them. Broken pages count too.
 
     Raises:
-        PageError: as for `load_pages`, but broken pages count.
+        PageError: the document cannot be opened, or has too many pages; see `load_pages`.
     """
     checked = check_page_options(**options)
     with closing(_open(source, checked)) as document:
@@ -197,8 +203,8 @@ class _Picture:
 
     def __init__(self, picture: PIL.Image.Image, limits: ImageLimits, max_tokens: int | None) -> None:
         frames = count_frames(picture)
-        if frames > 1 and picture.format != "MPO":  # the extra pictures of an MPO are previews, not pages
-            raise PageError(f"The PIL image has {frames} frames.", hint="Pass the file, or each frame by itself.")
+        if frames > 1 and picture.format != "MPO":  # the extra pictures in an MPO are previews, not pages
+            raise PageError(f"The PIL image has {frames} frames.", hint="Pass the file, or each frame separately.")
         self._image = Image.load(picture, limits=limits, max_image_tokens=max_tokens)
         self.name = self._image.provenance.source
 
@@ -222,7 +228,7 @@ class _Frames:
         try:
             return load_frame(self._opened, number - 1, self.count, self.name, self._limits, self._max_tokens)
         except InputError:
-            self._opened = open_image(self._encoded, self._limits)  # a failed decoder cannot be trusted with the rest
+            self._opened = open_image(self._encoded, self._limits)  # the state of a decoder after a failure is unknown
             raise
 
     def close(self) -> None:

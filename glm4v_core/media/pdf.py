@@ -1,4 +1,4 @@
-"""PDF pages as pictures, rendered by pypdfium2."""
+"""PDF pages as images, rendered by pypdfium2."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class PdfDocument:
     """An open PDF, rendered page by page; pages are counted from 1."""
 
     def __init__(self, encoded: Encoded, options: PageOptions) -> None:
-        """Open it.
+        """Open a PDF.
 
         Args:
             encoded: the file.
-            options: all of them, checked.
+            options: from `check_page_options`.
 
         Raises:
             PageEncryptedError: the password is missing or wrong.
@@ -43,11 +43,12 @@ class PdfDocument:
         self._dpi, self._limits, self._max_tokens = options["dpi"], options["limits"], options["max_image_tokens"]
         with _PDFIUM, ExitStack() as undo:
             self._document = undo.enter_context(closing(_open(encoded, options["password"])))
-            self._document.init_forms()  # else the values of filled-in forms stay invisible
+            self._document.init_forms()  # without this, the values of filled-in forms are not rendered
             self.count = len(self._document)
             undo.pop_all()
 
     def image(self, number: int) -> Image:
+        """Render one page, counted from 1."""
         with decoding(self.name):
             picture, dpi = self._render(number)
         image = Image.load(picture, limits=self._limits, max_image_tokens=self._max_tokens)
@@ -63,7 +64,7 @@ class PdfDocument:
         with _PDFIUM, closing(self._document[number - 1]) as page:
             dpi = _fitting_dpi(page.get_size(), self._dpi, self._limits, self.name)
             with closing(page.render(scale=dpi / 72)) as bitmap:
-                return bitmap.to_pil().copy(), dpi  # a copy: the bitmap's memory goes
+                return bitmap.to_pil().copy(), dpi  # a copy, since closing the bitmap frees its memory
 
     def close(self) -> None:
         with _PDFIUM:
@@ -85,13 +86,14 @@ def _open(encoded: Encoded, password: str | None) -> pypdfium2.PdfDocument:
 
 
 def _fitting_dpi(points: tuple[float, float], dpi: float, limits: ImageLimits, name: str) -> float:
-    """Lower the resolution until a page of this size, in points of 1/72 inch, keeps to the pixel cap."""
+    """Lower the resolution until a page of this size, in points (1/72 inch), fits into `limits.max_pixels`."""
 
     def pixels(resolution: float) -> tuple[int, int]:
         width, height = (math.ceil(side * resolution / 72) for side in points)
         return width, height
 
     check_shape(pixels(dpi), limits, name)
+    # The pixel count grows with the square of the resolution. Rounding up may leave a little too much, hence the loop.
     while math.prod(size := pixels(dpi)) > limits.max_pixels:
         dpi *= min(0.999, math.sqrt(limits.max_pixels / math.prod(size)))
     return dpi

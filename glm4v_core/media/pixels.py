@@ -1,4 +1,4 @@
-"""Any Pillow mode -> upright 8-bit RGB, showing what a person sees in a viewer on a white desk."""
+"""Converts an image in any Pillow mode to upright 8-bit RGB, as a viewer shows it on a white background."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _TRANSPOSITIONS: Mapping[int, PIL.Image.Transpose] = {
 
 
 def read_orientation(image: PIL.Image.Image, notes: list[str]) -> int:
-    """Read the EXIF orientation, 1 to 8. Damaged EXIF is noted, not fatal."""
+    """Return the EXIF orientation, 1 to 8. If it is damaged, return 1 and append a note to `notes`."""
     try:
         value = image.getexif().get(_ORIENTATION_TAG, 1)
     except DECODER_FAILURES as error:
@@ -38,13 +38,13 @@ def read_orientation(image: PIL.Image.Image, notes: list[str]) -> int:
 
 
 def upright(image: PIL.Image.Image, orientation: int) -> PIL.Image.Image:
-    """Turn and mirror pixels as EXIF orientation says."""
+    """Rotate and mirror pixels according to an EXIF orientation, 1 to 8."""
     method = _TRANSPOSITIONS.get(orientation)
     return image if method is None else image.transpose(method)
 
 
 def turns_itself(image: PIL.Image.Image) -> bool:
-    """Tell whether Pillow applies the orientation while decoding, which it does for TIFF alone."""
+    """Tell whether Pillow applies the orientation while decoding, which it does only for TIFF."""
     return isinstance(image, TiffImagePlugin.TiffImageFile)
 
 
@@ -52,10 +52,17 @@ def to_rgb(image: PIL.Image.Image, notes: list[str]) -> PIL.Image.Image:
     """Convert to a new RGB image without metadata.
 
     Depth: 16-bit grey maps 0..65535 to 0..255. 32-bit integers and floats have no nominal range, so the first of
-    0..1 (floats only), 0..255 and 0..65535 that holds all values is scaled to 0..255; else the smallest value
-    becomes black and the largest white. Nothing is clipped.
-    Colour: an embedded profile is converted to sRGB; a damaged or unfit one is noted and ignored.
-    Transparency of every kind is laid on white.
+    0..1 (floats only), 0..255 and 0..65535 that contains all values is scaled to 0..255. If none does, the smallest
+    value becomes black and the largest white. No value is clipped.
+    Colour: an embedded profile is converted to sRGB; a damaged or unsuitable profile is ignored with a note.
+    Transparency: the image is composited on white.
+
+    Args:
+        image: decoded, in any mode.
+        notes: gets a note for everything that had to be ignored.
+
+    Raises:
+        ImageBrokenError: a pixel is NaN or infinite.
     """
     profile = image.info.get("icc_profile")
     colour, alpha = _split_alpha(_to_eight_bit(image))
@@ -83,7 +90,7 @@ def _to_eight_bit(image: PIL.Image.Image) -> PIL.Image.Image:
 
 
 def _scale(image: PIL.Image.Image, low: float, high: float) -> PIL.Image.Image:
-    """Map low..high to 0..255, rounding halves up; the conversion to L itself truncates."""
+    """Map low..high to 0..255, rounding halves up (0.5 is added because the conversion to L truncates)."""
     factor = 255 / (high - low)
     return image.convert("F").point(lambda value: value * factor + (0.5 - low * factor)).convert("L")
 
@@ -91,7 +98,7 @@ def _scale(image: PIL.Image.Image, low: float, high: float) -> PIL.Image.Image:
 def _nominal_range(image: PIL.Image.Image) -> tuple[float, float]:
     low, high = (float(value) for value in image.getextrema())  # type: ignore[arg-type]  # one band: two numbers
     if image.mode == "F":
-        # Extrema skip NaN; a mean does not.
+        # The extrema ignore NaN; the mean of all pixels does not.
         mean = image.resize((1, 1), PIL.Image.Resampling.BOX).getpixel((0, 0))
         if not all(math.isfinite(value) for value in (low, high, mean)):  # type: ignore[arg-type]
             raise ImageBrokenError("The image holds NaN or infinite values.")
@@ -116,11 +123,12 @@ def _split_alpha(image: PIL.Image.Image) -> tuple[PIL.Image.Image, PIL.Image.Ima
 
 
 def _to_srgb(colour: PIL.Image.Image, profile: object, notes: list[str]) -> PIL.Image.Image:
-    """Convert to RGB, through the embedded profile where it is sound."""
+    """Convert to RGB, using the embedded colour profile if it is valid."""
     if not isinstance(profile, bytes) or not profile:
         return colour.convert("RGB")
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        # Some grey images carry an RGB profile, which LittleCMS applies to RGB pixels only.
         if colour.mode == "L" and source.profile.xcolor_space.strip() == "RGB":
             colour = colour.convert("RGB")
         converted = ImageCms.profileToProfile(colour, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
@@ -131,11 +139,11 @@ def _to_srgb(colour: PIL.Image.Image, profile: object, notes: list[str]) -> PIL.
 
 
 def encode_png(pixels: PIL.Image.Image, *, compress_level: int = 6) -> bytes:
-    """Write pixels as a PNG file.
+    """Return pixels as the bytes of a PNG file.
 
     Args:
-        pixels: to write.
-        compress_level: from 1, the fastest, to 9, the smallest.
+        pixels: in any mode that PNG supports.
+        compress_level: 1 is the fastest, 9 gives the smallest file.
     """
     file = io.BytesIO()
     pixels.save(file, "PNG", compress_level=compress_level)

@@ -1,4 +1,4 @@
-"""Reads encoded images: path, bytes, data URI, file object or, with a policy, URL -> bytes."""
+"""Reads the bytes of an image from a path, bytes, a data URI, a file object or, with a fetch policy, a URL."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from glm4v_core.media.limits import ImageLimits, check_bytes
 
 EncodedSource = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
 Fetch = Callable[[str], bytes]
-"""A fetch policy: gets a URL, decides whether it may be read, and returns its bytes or raises."""
+"""A fetch policy: takes a URL, decides whether it may be read, and returns its bytes or raises an error."""
 
-_URL = re.compile(r"([a-z][a-z0-9+.-]+)://", re.IGNORECASE)  # two letters at least: C:// is a Windows drive
+_URL = re.compile(r"([a-z][a-z0-9+.-]+)://", re.IGNORECASE)  # at least two letters, since C:// is a Windows drive
 _SECRETS = re.compile(r"(?<=//)[^/@]*@|[?#].*", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """Undecoded bytes, never empty, with the name that errors and provenance show."""
+    """Undecoded bytes, never empty, with their name for errors and provenance."""
 
     data: bytes
     name: str
@@ -39,7 +39,17 @@ def read_source(
     root: str | os.PathLike[str] | None = None,
     fetch: Fetch | None = None,
 ) -> Encoded:
-    """Read the encoded bytes of a source, at most `limits.max_bytes`."""
+    """Read the encoded bytes of a source.
+
+    Args:
+        source: see `Image.load`, and so are `root` and `fetch`.
+        limits: at most `max_bytes` are read.
+        root: refuse paths outside this folder.
+        fetch: reads remote URLs.
+
+    Raises:
+        ImageError: the source cannot be read, is empty or too large, or is refused.
+    """
     if isinstance(source, (bytes, bytearray, memoryview)):
         encoded = Encoded(bytes(source), "bytes")
     elif isinstance(source, (str, os.PathLike)):
@@ -68,9 +78,13 @@ def _read_text(text: object, limits: ImageLimits, root: str | os.PathLike[str] |
 
 
 def check_url(url: str, *, hint: str = "Pass a file by its path or its bytes, not as a URL.") -> str:
-    """Return a URL unless it would be read as a path: for fields meant for addresses, which a stranger may have filled.
+    """Return a data, http or https URL unchanged and refuse everything else.
 
-    Remote URLs pass; `Image.load` and `load_pages` refuse them without a fetch policy.
+    For fields that should contain a URL but may come from an untrusted source: as a path, their text could name any
+    file on this machine. `Image.load` and `load_pages` refuse http and https URLs unless there is a fetch policy.
+
+    Raises:
+        ImageUrlError: it is not such a URL; the error has the given `hint`.
     """
     scheme, separator, _ = url.partition(":")
     if separator and scheme.lower() in ("data", "http", "https"):
@@ -79,14 +93,16 @@ def check_url(url: str, *, hint: str = "Pass a file by its path or its bytes, no
 
 
 def _decode_data_uri(rest: str, limits: ImageLimits) -> bytes:
-    """Decode what follows `data:`. The media type is ignored: magic bytes decide."""
+    """Decode the part after `data:`. The media type is ignored: the format is detected from the content."""
     header, comma, payload = rest.partition(",")
     if not comma:
         raise ImageBrokenError("The data URI has no comma.", hint="Write data:image/png;base64,... with base64 data.")
+    # 4 base64 characters are 3 bytes, of which up to 2 are padding. Checked first, so that a huge URI is never decoded.
     check_bytes(len(payload) * 3 // 4 - 2, limits, "data URI")
     raw = urllib.parse.unquote_to_bytes(payload)
     if not header.lower().endswith(";base64"):
         return raw
+    # Line breaks and missing padding are common and harmless; any other wrong character is an error.
     packed = b"".join(raw.split()).rstrip(b"=")
     try:
         return base64.b64decode(packed + b"=" * (-len(packed) % 4), validate=True)
@@ -96,7 +112,7 @@ def _decode_data_uri(rest: str, limits: ImageLimits) -> bytes:
 
 def _fetch(url: str, scheme: str, fetch: Fetch | None) -> Encoded:
     name = _SECRETS.sub("", url)
-    if scheme == "file":  # never: a field meant for web addresses must not reach the disk
+    if scheme == "file":  # always refused: a field meant for web addresses must not read files
         raise ImageUrlError(f"{name} is a file URL.", hint="Pass the path itself.")
     if fetch is None:
         raise ImageUrlError(f"{name} is a remote URL, and no fetch policy was given.")
@@ -133,7 +149,7 @@ def _inside(path: str, root: str | os.PathLike[str]) -> str:
 
 
 def _opener(*, follow_links: bool) -> Callable[[str, int], int]:
-    """Open without waiting for the other end of a pipe, and without following a link put there after the check."""
+    """Open a file without blocking on a pipe, and without following a link that was created after the check."""
     extra = getattr(os, "O_NONBLOCK", 0) | (0 if follow_links else getattr(os, "O_NOFOLLOW", 0))
     return lambda path, flags: os.open(path, flags | extra)
 
@@ -143,7 +159,7 @@ def _check_regular(status: os.stat_result, path: str, *, limited: bool) -> None:
         raise ImageFormatError(f"{path} is a pipe or a device.", hint="Pass a regular file.")
     if limited and status.st_nlink > 1:
         raise ImageNotFoundError(
-            f"{path} is hard linked, so it may be a file from outside the root.", hint="Copy the file into the root."
+            f"{path} has hard links, so it may be a file from outside the root.", hint="Copy the file into the root."
         )
 
 
@@ -161,15 +177,15 @@ def _raise_unreadable(path: str, error: OSError | ValueError) -> NoReturn:
 
 
 def _read_file(file: BinaryIO, limits: ImageLimits) -> Encoded:
-    """Read a whole file object wherever it stands, as Pillow does."""
+    """Read a file object from its beginning, whatever its current position, as Pillow does."""
     name = getattr(file, "name", None)
     shown = name if isinstance(name, str) else "file object"
     try:
         if hasattr(file, "seekable") and file.seekable():
             file.seek(0)
         data = file.read(limits.max_bytes + 1)
-    except (OSError, ValueError) as error:  # ValueError: closed
+    except (OSError, ValueError) as error:  # ValueError: the file is closed
         raise ImageBrokenError(f"{shown} cannot be read: {error}", hint="Pass an open, readable file.") from error
     if not isinstance(data, bytes):
-        raise ImageFormatError(f"{shown} is opened in text mode.", hint="Open it with mode 'rb'.")
+        raise ImageFormatError(f"{shown} was opened in text mode.", hint="Open it with mode 'rb'.")
     return Encoded(data, shown)
