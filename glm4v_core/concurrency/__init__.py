@@ -1,1 +1,1 @@
-"""The engine loop, the bridges to it from threads and other loops, and work whose results come in order."""
+"""The engine loop, the bridges to it from threads and other loops, and concurrent work with results in order."""

@@ -1,8 +1,8 @@
-"""Bridges to the engine loop, for coroutines and for streams, from threads and from other event loops.
+"""Bridges to the engine loop, for coroutines and streams, from threads and from other event loops.
 
-The names say which side waits: `run_sync` and `iterate_sync` block the calling thread, `run_async` and `iterate_async`
-are awaited in whatever event loop the caller has. Only engines' coroutines go over these bridges; what calls code of
-the user belongs in a loop of its own, see `own_loop`.
+The names tell how the caller waits: `run_sync` and `iterate_sync` block the calling thread, `run_async` and
+`iterate_async` are awaited in the caller's event loop. Only coroutines of engines use these bridges. Coroutines that
+run user code belong in a separate loop, see `own_loop`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine on the engine loop and block this thread until it returns; an interrupt cancels it.
 
     Raises:
-        UnsupportedError: called on the engine loop itself, which would wait for itself.
+        UnsupportedError: called on the engine loop, which would deadlock.
     """
     refuse_on_engine_loop(coroutine)
     future = asyncio.run_coroutine_threadsafe(coroutine, engine_loop())
@@ -35,7 +35,7 @@ def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
 
 
 async def run_async(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine on the engine loop and await it in any loop; cancelling cancels it there."""
+    """Run a coroutine on the engine loop and await it in any loop; cancelling the caller cancels the coroutine."""
     if on_engine_loop():
         return await coroutine
     return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(coroutine, engine_loop()))
@@ -44,10 +44,10 @@ async def run_async(coroutine: Coroutine[Any, Any, T]) -> T:
 def iterate_sync(source: AsyncGenerator[T, None]) -> Generator[T, None, None]:
     """Run a generator on the engine loop and block this thread for each item.
 
-    Closing cancels the generator and waits until it is closed.
+    Closing the result cancels the generator and waits until it is closed.
 
     Raises:
-        UnsupportedError: called on the engine loop itself, which would wait for itself.
+        UnsupportedError: called on the engine loop, which would deadlock.
     """
     refuse_on_engine_loop()
     yield from iterate_on(engine_loop(), source)
@@ -56,7 +56,7 @@ def iterate_sync(source: AsyncGenerator[T, None]) -> Generator[T, None, None]:
 async def iterate_async(source: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
     """Run a generator on the engine loop and await its items in any loop.
 
-    Closing cancels the generator and waits until it is closed.
+    Closing the result cancels the generator and waits until it is closed.
     """
     here = asyncio.get_running_loop()
     items: asyncio.Queue[T | _End] = asyncio.Queue()
@@ -78,7 +78,12 @@ async def iterate_async(source: AsyncGenerator[T, None]) -> AsyncGenerator[T, No
 
 
 def iterate_on(loop: asyncio.AbstractEventLoop, source: AsyncGenerator[T, None]) -> Generator[T, None, None]:
-    """Do the work of `iterate_sync` for any loop that runs in another thread."""
+    """Run a generator on any loop of another thread and block this thread for each item; see `iterate_sync`.
+
+    Args:
+        loop: runs in another thread.
+        source: is iterated in one task of that loop.
+    """
     items: queue.SimpleQueue[T | _End] = queue.SimpleQueue()
     pump = _Pump(loop, source, items.put)
     item: T | _End | None = None
@@ -88,24 +93,26 @@ def iterate_on(loop: asyncio.AbstractEventLoop, source: AsyncGenerator[T, None])
         item.check()
     finally:
         pump.cancel()
-        # The garbage collector may close an abandoned stream on one of these loops, which must not wait for itself.
+        # Wait for the generator to close. Not on one of these loops, where the garbage collector may close an abandoned
+        # stream: the loop would wait for itself.
         while not isinstance(item, _End) and not (on_engine_loop() or runs_here(loop)):
             item = items.get()
 
 
 @dataclass(frozen=True, slots=True)
 class _End:
-    """The last thing a pump delivers: how its generator ended."""
+    """The last item that a pump delivers: how its generator ended."""
 
     cancelled: bool
     error: BaseException | None
 
     @classmethod
     def of(cls, task: asyncio.Task[None]) -> _End:
+        """Read the outcome of a finished task."""
         return cls(True, None) if task.cancelled() else cls(False, task.exception())
 
     def check(self) -> None:
-        """Raise what ended the generator, if it was an error."""
+        """Raise the error that ended the generator, if there was one."""
         if self.cancelled:
             raise EngineDeadError("The event loop stopped before the answer was complete.")
         if self.error is not None:
@@ -115,7 +122,12 @@ class _End:
 class _Pump(Generic[T]):
     """Runs a generator in one task of a loop and delivers its items, then an `_End`.
 
-    One task for the whole generator, because timeouts and context variables inside it belong to a task.
+    A single task runs the whole generator, because timeouts and context variables inside it are bound to their task.
+
+    Args:
+        loop: may run in any thread.
+        source: the generator.
+        deliver: called in the loop's thread with each item.
     """
 
     def __init__(
@@ -124,11 +136,11 @@ class _Pump(Generic[T]):
         self._loop = loop
         self._source = source
         self._deliver = deliver
-        self._task: asyncio.Task[None]  # set by `_start`, which runs before any `_cancel`
+        self._task: asyncio.Task[None]  # set by `_start`; the loop runs it before `_cancel`, in the order of the calls
         self._loop.call_soon_threadsafe(self._start)
 
     def cancel(self) -> None:
-        """Stop the generator where it is; no effect once it has ended."""
+        """Cancel the generator; has no effect once it has ended."""
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._cancel)
 

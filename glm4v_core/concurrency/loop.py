@@ -1,6 +1,6 @@
-"""The background event loop on which every engine lives, and the threads that run event loops.
+"""The background event loop on which all engines run, and threads that run event loops.
 
-The engine loop starts with the first use and ends with the process. A forked child starts its own; engines that were
+The engine loop starts with its first use and ends with the process. A forked child starts a new one; engines that were
 loaded before the fork belong to the parent and must be loaded again.
 """
 
@@ -20,7 +20,7 @@ _SECONDS_TO_STOP = 5.0
 
 
 class LoopThread:
-    """A daemon thread that runs one event loop until `stop`, at the latest until the process ends."""
+    """A daemon thread that runs an event loop until `stop` is called or the process ends."""
 
     def __init__(self, name: str) -> None:
         started: Future[asyncio.AbstractEventLoop] = Future()
@@ -38,7 +38,7 @@ class LoopThread:
         """Cancel all tasks of the loop and end the thread.
 
         Args:
-            wait: return when the thread has ended, or after a few seconds if it does not.
+            wait: block until the thread has ended, at most for a few seconds.
         """
         self.forget()
         if not self.loop.is_closed():
@@ -47,7 +47,7 @@ class LoopThread:
             self._thread.join(_SECONDS_TO_STOP)
 
     def forget(self) -> None:
-        """Do not stop at the end of the process; in a forked child the thread does not exist."""
+        """Unregister `stop` from the end of the process, for a forked child in which the thread does not exist."""
         atexit.unregister(self.stop)
 
 
@@ -56,7 +56,7 @@ _running: LoopThread | None = None
 
 
 def engine_loop() -> asyncio.AbstractEventLoop:
-    """Return the engine loop, and start it on the first call."""
+    """Return the engine loop; the first call starts it."""
     global _running
     with _lock:
         if _running is None:
@@ -78,7 +78,7 @@ def runs_here(loop: asyncio.AbstractEventLoop) -> bool:
 
 
 def refuse_on_engine_loop(*unused: Coroutine[Any, Any, Any]) -> None:
-    """Refuse a call that would block the engine loop, and close the coroutines that will not run.
+    """Refuse a blocking call on the engine loop, and close the coroutines that will not be awaited.
 
     Raises:
         UnsupportedError: the caller runs on the engine loop.
@@ -90,10 +90,11 @@ def refuse_on_engine_loop(*unused: Coroutine[Any, Any, Any]) -> None:
 
 
 def _leave_to_parent() -> None:
-    """Forget the engine loop in a forked child, where its thread does not exist."""
+    """Drop the engine loop in a forked child, in which its thread does not exist."""
     global _lock, _running
     if _running is not None:
         _running.forget()
+    # A new lock too: another thread of the parent may have held the old one during the fork.
     _lock, _running = threading.Lock(), None
 
 

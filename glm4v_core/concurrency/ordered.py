@@ -13,23 +13,27 @@ S = TypeVar("S")
 R = TypeVar("R")
 
 PAGES_IN_FLIGHT = 16
-"""Pages in work together by default."""
+"""Default number of pages processed at once."""
 WORKFLOW_PAGES_IN_FLIGHT = 32
-"""Pages in work together by default in a host's document workflow: while one step of a page waits for the next, other
-pages keep the engine busy."""
+"""Default number of pages processed at once in a host's document workflow. It is higher because a page is idle between
+its steps, and other pages keep the engine busy meanwhile."""
 RUNNING_PER_PREFETCHED = 4
-"""Prefetch one item per this many running ones, so a freed slot never waits."""
+"""Prefetch one item per this many running ones, so that a freed slot never waits."""
 FINISHED_AHEAD = 8
-"""Results kept behind one slow item, as a multiple of the items in flight."""
+"""Maximum number of results kept while a slow item holds them up, as a multiple of `concurrency`."""
 
 
 async def in_order(
     items: Iterable[S], work: Callable[[S], Coroutine[Any, Any, R]], concurrency: int = PAGES_IN_FLIGHT
 ) -> AsyncGenerator[R]:
-    """Work on up to `concurrency` items at once and yield the results in the order of the items.
+    """Process up to `concurrency` items at once and yield the results in the order of the items.
 
-    Items are fetched in a thread, since fetching one may mean rendering a page, and only a few ahead of a free slot.
     Closing the generator cancels the work that is still running.
+
+    Args:
+        items: fetched in a thread, since fetching an item may render a page, and only a few ahead of a free slot.
+        work: processes one item. Its error is raised at the item's turn and ends the generator.
+        concurrency: number of items processed at once.
 
     Raises:
         ConfigError: concurrency is less than one.
@@ -38,12 +42,13 @@ async def in_order(
         raise ConfigError(f"concurrency must be at least 1, not {concurrency}.")
     line = _Line(items, work, concurrency)
     fetching = asyncio.create_task(line.fetch_all())
+    # None marks the end of the queue, also if fetching failed.
     fetching.add_done_callback(lambda _: line.begun.put_nowait(None))
     try:
         while (task := await line.begun.get()) is not None:
             yield await task
             line.remove(task)
-        await fetching  # raises what the items raised
+        await fetching  # raises the error of the iterable, if there was one
     finally:
         for begun in (fetching, *line.tasks):
             begun.cancel()
@@ -62,11 +67,17 @@ async def all_at_once(runs: Iterable[Coroutine[Any, Any, R]]) -> list[R]:
 
 
 class _Line(Generic[S, R]):
-    """Tasks in the order of their items: few running at once, and few more that are finished and not yet taken."""
+    """Tasks in the order of their items, with bounds on how many are running, prefetched and finished.
+
+    Attributes:
+        tasks: all that have started and whose result has not been taken.
+        begun: the same tasks in order; None after the last one.
+    """
 
     def __init__(self, items: Iterable[S], work: Callable[[S], Coroutine[Any, Any, R]], concurrency: int) -> None:
         self._items = iter(items)
         self._work = work
+        # Three bounds: items being processed, items fetched but not finished, and tasks whose result is not taken yet.
         self._slots = asyncio.Semaphore(concurrency)
         self._fetched = asyncio.Semaphore(concurrency + math.ceil(concurrency / RUNNING_PER_PREFETCHED))
         self._kept = asyncio.Semaphore(concurrency * FINISHED_AHEAD)
@@ -74,7 +85,7 @@ class _Line(Generic[S, R]):
         self.begun: asyncio.Queue[asyncio.Task[R] | None] = asyncio.Queue()
 
     async def fetch_all(self) -> None:
-        """Begin a task for every item, as soon as the bounds allow one more."""
+        """Fetch every item and start its task, as soon as the bounds allow."""
         while True:
             await self._kept.acquire()
             await self._fetched.acquire()
@@ -90,17 +101,17 @@ class _Line(Generic[S, R]):
         self.begun.put_nowait(task)
 
     async def _work_in_slot(self, item: S) -> R:
-        async with self._slots:  # first come, first served
+        async with self._slots:  # a fair semaphore: tasks get it in the order of their items
             return await self._work(item)
 
     def remove(self, task: asyncio.Task[R]) -> None:
-        """Make room for another result, once the caller has taken this one."""
+        """Make room for another result, since the caller has taken this one."""
         self.tasks.discard(task)
         self._kept.release()
 
 
 class _End:
-    """Marks the end of the items, which may be anything."""
+    """Type of the end marker; a class, because any other value could be an item."""
 
 
 _END = _End()

@@ -1,7 +1,7 @@
-"""Event loops of blocking calls: orchestration and callers' code run in them, never on the engine loop.
+"""Separate event loops for blocking calls, so that user code never runs on the engine loop.
 
-The engine loop serves every stream of the process, so one slow callback there would delay all of them. A blocking call
-therefore runs its coroutines in a loop that nothing else shares and that ends with the call.
+The engine loop serves every stream of the process, so a single slow callback would delay all of them. A blocking call
+therefore runs its coroutines in a private loop that ends with the call.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ _THREAD = "glm4v-call"
 
 
 def run_in_own_loop(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine in an event loop of its own and return its result; an interrupt cancels it.
+    """Run a coroutine in a private event loop and return its result; an interrupt cancels it.
 
-    The loop runs in the calling thread. Where that thread already runs a loop, as in a notebook, it runs in a new
-    thread, with the caller's context variables, while the caller waits.
+    The loop runs in the calling thread. If that thread already runs a loop, as in a notebook, the private loop runs in
+    a new thread with the caller's context variables, while the caller waits.
 
     Raises:
-        UnsupportedError: called on the engine loop, which would wait for itself.
+        UnsupportedError: called on the engine loop, which would deadlock.
     """
     refuse_on_engine_loop(coroutine)
     if _has_running_loop():
@@ -37,19 +37,21 @@ def run_in_own_loop(coroutine: Coroutine[Any, Any, T]) -> T:
 
 
 def iterate_in_own_loop(source: AsyncGenerator[T, None]) -> Generator[T, None, None]:
-    """Iterate over a generator that runs in an event loop and a thread of its own.
+    """Iterate over an asynchronous generator that runs in a private event loop and thread.
 
-    What the generator has begun goes on while the caller works on an item, but it is resumed only when the next item
-    is asked for. Closing cancels it where it is, and waits until it is closed.
+    Tasks that the generator has started continue while the caller works on an item, but the generator itself is
+    resumed only when the next item is requested. Closing cancels the generator and waits until it is closed.
 
     Raises:
-        UnsupportedError: called on the engine loop, which would wait for itself.
+        UnsupportedError: called on the engine loop, which would deadlock.
     """
     refuse_on_engine_loop()
     thread = LoopThread(_THREAD)
     wanted = asyncio.Semaphore(0)
 
     async def paced() -> AsyncGenerator[T, None]:
+        # The bridge takes items as fast as they come. The semaphore stops the generator after each one, so that it is
+        # never further ahead than the caller has asked for.
         async with aclosing(source):
             async for item in source:
                 yield item
@@ -61,7 +63,7 @@ def iterate_in_own_loop(source: AsyncGenerator[T, None]) -> Generator[T, None, N
                 yield item
                 thread.loop.call_soon_threadsafe(wanted.release)
     finally:
-        # Not joined: the garbage collector may run this in that thread, or in one for which its loop waits.
+        # Without waiting: the garbage collector may run this in that very thread, or in one that its loop waits for.
         thread.stop(wait=False)
 
 
