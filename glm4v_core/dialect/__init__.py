@@ -1,1 +1,1 @@
-"""What a generation of the models reads and writes: pure text, and no library but llguidance."""
+"""How each model generation writes prompts and answers: text processing without any model library."""

@@ -1,4 +1,4 @@
-"""Grounding: boxes that a model wrote, in pixels of the original image."""
+"""Grounding: finds the boxes in an answer and converts them to pixels of the original image."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from glm4v_core.dialect.dialects import BOX_TAGS
 from glm4v_core.types import Box
 
 SCALE = 1000
-"""Coordinates are thousandths of the image's width and height, origin top left."""
+"""Models give coordinates in thousandths of the image's width and height, from the top left corner."""
 
 _NUMBER = r"\s*(\d+(?:\.\d+)?)\s*"
 _QUAD = re.compile(rf"[\[(<]{_NUMBER},{_NUMBER},{_NUMBER},{_NUMBER}[\])>]")
@@ -22,13 +22,17 @@ _SPAN = re.compile(rf"{re.escape(BOX_TAGS[0])}(.*?)(?:{re.escape(BOX_TAGS[1])}|\
 def find_boxes(text: str, sizes: Sequence[tuple[int, int]]) -> tuple[Box, ...]:
     """Find the boxes in an answer, in order of appearance.
 
-    Understood are `"bbox_2d": [...]` and `box_2d=[...]` anywhere, and between box tokens also bare `[x1, y1, x2, y2]`
-    in square, round or angle brackets, nested or several. Points and numbers over 1000 are no boxes.
+    The formats `"bbox_2d": [...]` and `box_2d=[...]` are recognised anywhere. Between box tokens a bare
+    `[x1, y1, x2, y2]` in square, round or angle brackets is recognised too, also several of them or nested ones.
+    Points, and groups with a number over 1000, are not boxes.
 
     Args:
         text: the answer with its box tokens.
-        sizes: width and height of the request's original images. Answers do not say which image a box is in, so
-            boxes belong to the first one.
+        sizes: width and height in pixels of the request's original images. Answers do not say which image a box is
+            in, so all boxes are assigned to the first one.
+
+    Returns:
+        Boxes in pixels; none if there is no image.
     """
     if not sizes:
         return ()
@@ -40,11 +44,12 @@ def find_boxes(text: str, sizes: Sequence[tuple[int, int]]) -> tuple[Box, ...]:
 
 
 def _find(text: str) -> Iterator[tuple[int, str, tuple[float, ...]]]:
-    """Yield position, label and coordinates."""
+    """Yield position in the text, label and coordinates (x1, y1, x2, y2) of each box."""
     keyed = list(_KEYED.finditer(text))
     for found in keyed:
         yield from _quads(text, found.start(1), found.end(1), _label_around(text, found))
     for span in _SPAN.finditer(text):
+        # A box with a key inside box tokens was found above; it must not count twice.
         if not any(span.start() <= found.start() < span.end() for found in keyed):
             yield from _quads(text, span.start(1), span.end(1), "")
 
@@ -57,7 +62,7 @@ def _quads(text: str, start: int, end: int, label: str) -> Iterator[tuple[int, s
 
 
 def _label_around(text: str, found: re.Match[str]) -> str:
-    """Read the label of the JSON object that holds a box."""
+    """Return the label of the JSON object that contains a box; empty if there is none."""
     start = text.rfind("{", 0, found.start())
     end = text.find("}", found.end())
     label = _LABEL.search(text, max(start, 0), end if end >= 0 else len(text))
@@ -65,5 +70,5 @@ def _label_around(text: str, found: re.Match[str]) -> str:
         return ""
     try:
         return str(json.loads(label[1], strict=False))
-    except ValueError:  # an escape that JSON does not know
+    except ValueError:  # an escape sequence that is not valid in JSON
         return label[1][1:-1]

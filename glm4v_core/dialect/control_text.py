@@ -1,8 +1,8 @@
-"""Control tokens in data: text that comes from people, documents and tools may never act as a token.
+"""Control tokens in data: text from users, documents and tools must never act as a control token.
 
-A tokenizer turns the characters `<|image|>` into the image token wherever they stand, so a page that shows them would
-shift every image of the prompt, and `<|assistant|>` would begin a turn. One space after the first character breaks
-the token, keeps the text readable, and cannot make another token, since no control token holds a space.
+A tokenizer turns the characters `<|image|>` into the image token wherever they occur. In a document they would shift
+all images of the prompt, and `<|assistant|>` would begin a turn. A space after the first character breaks the token
+and keeps the text readable. It cannot create another token, since no control token contains a space.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from glm4v_core.dialect.dialects import Dialect
 
 
 def neutralise(text: str, dialect: Dialect, *, keep: tuple[str, ...] = ()) -> str:
-    """Break every control token of the dialect in `text`, except those in `keep`."""
+    """Insert a space into every control token of the dialect in `text`, except those in `keep`."""
     return _control_tokens(dialect, keep).sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)
 
 
 def neutralise_all(value: Any, dialect: Dialect) -> Any:
-    """Break control tokens in every string of a JSON-like value, keys included; copy it to plain dicts and lists."""
+    """Return a copy of a JSON-like value in which control tokens in all strings and keys are broken."""
     if isinstance(value, str):
         return neutralise(value, dialect)
     if isinstance(value, Mapping):

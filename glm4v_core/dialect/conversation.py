@@ -1,6 +1,6 @@
-"""Messages as the plain dicts that a chat template reads, in the form from which that template drops nothing.
+"""Converts messages to the dicts that a chat template expects, in a form from which the template drops nothing.
 
-Images are collected in the step that writes their placeholder, so their order is that of the prompt.
+Images are collected in the step that writes their placeholder, so that both are in the same order.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _ALLOWED: dict[str, tuple[type, ...]] = {
 
 
 class Conversation:
-    """Messages for a template, and the images they show.
+    """Messages for a chat template, and their images.
 
     Attributes:
         messages: message dicts for the template.
@@ -62,11 +62,11 @@ class Conversation:
         self.messages.append({"role": role, "content": content})
 
     def _shown(self, parts: Sequence[Part]) -> str | list[TemplateDict]:
-        """Write text and images as a list of items, or as one text for a template that accepts nothing else."""
+        """Convert text and images to a list of items, or to one text for a template that accepts nothing else."""
         items: list[TemplateDict] = []
         for is_text, group in groupby(parts, key=lambda part: isinstance(part, Text)):
             if is_text:
-                # Joined before control tokens are broken: two halves of one must not meet in the prompt.
+                # Join first, then break control tokens: two texts may be the halves of one.
                 items.append(_text_item(_joined_text(list(group), self._dialect)))
             else:
                 images = [part for part in group if isinstance(part, Image)]
@@ -101,7 +101,7 @@ class Conversation:
             self._write_results_without_images(results)
 
     def _write_results_as_user(self, results: Sequence[ToolResult]) -> None:
-        """Write the results as a user turn: templates of this dialect silently drop the tool role."""
+        """Write the results as a user turn, because templates of this dialect silently drop the tool role."""
         items: list[TemplateDict] = []
         for result in results:
             opening = "\n<tool_response>\n" if items else "<tool_response>\n"
@@ -109,14 +109,14 @@ class Conversation:
         self._append("user", items)
 
     def _write_results_without_images(self, results: Sequence[ToolResult]) -> None:
-        """Move images, numbered, into a user turn after the results, for a template that drops images in results."""
+        """Move the images to a user turn after the results, numbered, because the template drops images in results."""
         moved: list[Part] = []
         for result in results:
             parts: list[Part] = []
             for part in result.parts:
                 if isinstance(part, Image):
                     name = Text(f"[image {len(moved) // 2 + 1}]")
-                    moved += [name, part]
+                    moved += [name, part]  # two entries per image, hence the division above
                     parts.append(name)
                 else:
                     parts.append(part)
@@ -125,7 +125,7 @@ class Conversation:
             self._append("user", self._shown(moved))
 
     def _explain_tools(self) -> None:
-        """Put the explanation of tools at the start of the system message, where newer templates put it."""
+        """Put the explanation of tools at the start of the system message, like newer templates."""
         text = describe_tools(self.tools)
         if self.messages[0]["role"] == "system":
             self.messages[0]["content"] = f"{text}\n\n{self.messages[0]['content']}"
@@ -135,7 +135,7 @@ class Conversation:
 
 
 def _checked(messages: Sequence[Message]) -> Sequence[Message]:
-    """Refuse messages that no template can show."""
+    """Return the messages; raise a MessageError or UnsupportedError if no template can render them."""
     for number, message in enumerate(messages, 1):
         if message.role not in _ALLOWED:
             raise MessageError(f"Message {number} has the unknown role {message.role!r}.")
@@ -145,7 +145,7 @@ def _checked(messages: Sequence[Message]) -> Sequence[Message]:
             _check_part(part, message.role, number)
     if messages[-1].role == "assistant":
         raise MessageError(
-            "The last message is the assistant's, so there is nothing to answer.",
+            "The last message is from the assistant, so there is nothing to answer.",
             hint="End with a user or tool message; continuing an assistant message is not supported.",
         )
     return messages
@@ -155,18 +155,18 @@ def _check_part(part: Part, role: str, number: int) -> None:
     inner = part.parts if isinstance(part, ToolResult) else (part,)
     if any(isinstance(item, Video) for item in inner):
         raise UnsupportedError(
-            f"Message {number} holds a video, which is not supported.", hint="Pass its frames as images, in order."
+            f"Message {number} contains a video, which is not supported.", hint="Pass its frames as images, in order."
         )
     if not isinstance(part, _ALLOWED[role]):
-        raise MessageError(f"Message {number}: a {role} message cannot hold {type(part).__name__}.")
+        raise MessageError(f"Message {number}: a {role} message cannot contain {type(part).__name__}.")
     if isinstance(part, ToolResult) and not all(isinstance(item, Text | Image) for item in inner):
-        raise MessageError(f"Message {number}: a tool result can hold only text and images.")
+        raise MessageError(f"Message {number}: a tool result can contain only text and images.")
 
 
 def _in_call_order(messages: Sequence[Message]) -> Iterator[Message]:
-    """Merge each run of tool messages into one, its results in the order of the calls.
+    """Merge consecutive tool messages into one, with the results in the order of the calls.
 
-    Templates do not write call ids. Only the order tells which result belongs to which call, so none may be missing.
+    Templates do not write call ids. Only the order shows which result belongs to which call, so none may be missing.
     """
     calls: list[str] = []
     for is_tool, run in groupby(messages, key=lambda message: message.role == "tool"):
@@ -182,12 +182,13 @@ def _in_call_order(messages: Sequence[Message]) -> Iterator[Message]:
 
 
 def _call_ids(message: Message) -> list[str]:
-    """List the ids in the order in which calls are written: broken ones are part of the text and come first."""
+    """Return the ids in the order in which calls are written: broken calls are part of the text and come first."""
     calls = [part for part in message.parts if isinstance(part, ToolCall)]
     return [call.id for call in sorted(calls, key=lambda call: call.arguments is not None)]
 
 
 def _matched(calls: Sequence[str], results: Sequence[ToolResult]) -> tuple[ToolResult, ...]:
+    """Return the results in the order of the calls; raise a MessageError unless each call has exactly one result."""
     by_call = {result.call_id: result for result in results}
     if len(by_call) < len(results) or len(set(calls)) < len(calls):
         raise MessageError("Two tool calls, or two tool results, have the same id.")
@@ -207,7 +208,7 @@ def _text_item(text: str) -> TemplateDict:
 
 
 def _reasoning_and_answer(parts: Sequence[Part], dialect: Dialect) -> tuple[str, str]:
-    """Separate a past answer from its reasoning, even if a caller sends back the raw text with tags."""
+    """Return the reasoning and the answer of an earlier turn, even if a caller sends back raw text with tags."""
     text = "".join(part.text for part in parts if isinstance(part, Text))
     reasoning = "".join(part.text for part in parts if isinstance(part, Thinking))
     if dialect.think:
@@ -223,7 +224,7 @@ def _plain_call(call: ToolCall, dialect: Dialect) -> TemplateDict:
 
 
 def _broken_text(call: ToolCall, dialect: Dialect) -> str:
-    """Write a call that could not be read just as the model wrote it, since a template needs decoded arguments."""
+    """Return a call that could not be read as the model wrote it, since a template needs decoded arguments."""
     text = neutralise(call.raw or f"{CALL_START}{call.name}\n", dialect, keep=TOOL_TAGS)
     return text if text.endswith(CALL_END) else text + CALL_END
 

@@ -33,15 +33,18 @@ class Dialect:
     """How one generation writes prompts and answers.
 
     Attributes:
-        image_placeholder: the placeholder an engine replaces by the visual tokens of one image.
-        think, answer: opening and closing tag, None where the generation has no such span.
-        switch: how thinking is turned off: by the template, by starting the answer for the model, or not at all.
-        tools: who explains tools to the model: its template, our own system text, or nobody.
-        user_content: whether the template reads a user turn as a list of items or as one text.
+        image_placeholder: the token in a prompt that an engine replaces with the visual tokens of one image.
+        think: opening and closing tag of the reasoning; None if the generation has none.
+        answer: opening and closing tag of the answer; None if the generation has none.
+        switch: how reasoning is turned off: "template" by a variable of the template, "prefill" by starting the answer
+            for the model, "none" if it cannot be turned off or does not exist.
+        tools: what explains tools to the model: "template" its chat template, "prompt" a system text of ours, "none"
+            if tools are not supported.
+        user_content: whether the template expects a user turn as a list of items or as one text.
         images_in_tool_results: whether the template renders images inside a tool result.
-        end_thinking: what closes a thought from outside, when its token budget is spent.
-        end_of_turn: tokens with which the model ends its turn.
-        control_tokens: every string to which the tokenizer, or our own tool text, gives a meaning.
+        end_thinking: text that an engine inserts to close the reasoning when its token budget is used up.
+        end_of_turn: stop tokens with which the model ends its turn.
+        control_tokens: all strings that have a special meaning to the tokenizer or in our tool text.
     """
 
     name: DialectName

@@ -1,4 +1,4 @@
-"""Facts about the model generations, as data. Nothing else in the program knows a model by name."""
+"""Facts about the model generations, as data. No other code depends on the name of a model."""
 
 from __future__ import annotations
 
@@ -34,13 +34,15 @@ EngineName = Literal["transformers", "vllm", "server"]
 
 @dataclass(frozen=True, slots=True)
 class VisionLimits:
-    """What one prompt may show.
+    """Limits of the images in one prompt.
 
     Attributes:
-        max_images: images in one prompt.
-        min_pixels, max_pixels: area of one still image after resizing. Checkpoints publish twice these numbers,
-            because their area spans the two frames into which a still image is doubled.
-        patch, merge: one visual token covers a square of patch * merge pixels.
+        max_images: maximum number of images in one prompt.
+        min_pixels: smallest area of one still image after resizing. Checkpoints publish twice this number and twice
+            `max_pixels`, because they count the two frames into which a still image is duplicated.
+        max_pixels: largest area, likewise.
+        patch: side of one patch in pixels.
+        merge: one visual token covers merge x merge patches.
     """
 
     max_images: int = 300
@@ -55,22 +57,24 @@ class Family:
     """One model generation.
 
     Attributes:
-        hub_ids: current name first, then older names and official FP8 variants.
-        architectures, model_types: as in a checkpoint's config.json.
-        context: tokens a prompt and its completion may hold together.
-        sampling: complete defaults; top_k 0 is off.
-        thinking: whether the model thinks when the caller does not say.
-        never_thinks: whether it writes no thought even when it is asked for one.
+        hub_ids: the current name first, then older names and official FP8 variants.
+        architectures: as in a checkpoint's config.json.
+        model_types: likewise.
+        context: maximum number of tokens of a prompt and its completion together.
+        sampling: default for every setting; top_k 0 is off.
+        thinking: whether the model reasons if the caller does not say.
         needs: library name to the first version that can run it.
+        weights_gb: size of the weights in GB in bfloat16; FP8 takes about half.
+        limits: for images.
         engines: engines that can run it.
-        weights_gb: size of the weights in bfloat16; FP8 takes about half.
-        biased_attention: whether queries, keys and values have a bias. transformers knows it from the architecture;
-            vLLM asks the configuration, and drops these weights without a word where that does not say so.
+        biased_attention: whether queries, keys and values have a bias. transformers infers it from the architecture.
+            vLLM reads it from the configuration and silently drops the bias if the configuration does not mention it.
         remote_tokenizer: whether its tokenizer is code in the checkpoint, which the caller must allow.
-        chat: whether checkpoints come with a chat template.
-        ocr_prompt: replaces the built-in OCR prompt where the model was trained on a fixed one.
-        page_question: replaces the wording around a question to one page among several, where the model is too small
-            for it; holds `{question}`.
+        chat: whether its checkpoints have a chat template.
+        never_thinks: True if the model ignores a request to think.
+        ocr_prompt: replaces the built-in OCR prompt if the model was trained on a fixed one.
+        page_question: replaces the built-in wording of a question to one of several pages, for a model that is too
+            small for it; contains `{question}`.
     """
 
     name: str
@@ -188,7 +192,7 @@ FAMILIES: tuple[Family, ...] = (
         model_types=("glm_ocr",),
         context=131_072,
         sampling=_sampling(0.0, 1.0, 0, 8_192),
-        # It never thinks, but turning the switch off would put /nothink behind prompts it was trained on without.
+        # It never reasons, but with the switch off the template appends /nothink, absent from its training prompts.
         thinking=True,
         needs={"transformers": "5.0.1", "vllm": "0.17.0"},
         weights_gb=2.6,
@@ -217,7 +221,7 @@ def family_named(name: str) -> Family:
     """Look up a family by its name in `FAMILIES`.
 
     Raises:
-        UnknownOptionError: there is none.
+        UnknownOptionError: no family has this name.
     """
     for family in FAMILIES:
         if family.name == name:
@@ -228,10 +232,10 @@ def family_named(name: str) -> Family:
 
 
 def published_as(name: str) -> Family | None:
-    """Tell the family from a published model's name, where a server shows nothing else.
+    """Guess the family from the name of a published model, for a server that tells nothing else.
 
     Args:
-        name: hub id, alias or path; the longest known name in it counts, so that `GLM-4.6V-Flash-AWQ` is a Flash.
+        name: hub id, alias or path. The longest known name in it counts, so that `GLM-4.6V-Flash-AWQ` is a Flash.
     """
     known = {hub_id.rpartition("/")[2].lower(): family for family in FAMILIES for hub_id in family.hub_ids}
     found = [known_name for known_name in known if re.search(rf"(?<!\w){re.escape(known_name)}(?!\w)", name.lower())]
@@ -239,7 +243,7 @@ def published_as(name: str) -> Family | None:
 
 
 def recognise(config: Mapping[str, Any], vocabulary: Container[str], template: str | None) -> Family:
-    """Tell the family of a checkpoint from what is in it, never from its name.
+    """Return the family of a checkpoint, recognised from its content, never from its name.
 
     Args:
         config: the checkpoint's config.json.
@@ -247,7 +251,7 @@ def recognise(config: Mapping[str, Any], vocabulary: Container[str], template: s
         template: the chat template's text; None for a base model.
 
     Raises:
-        UnsupportedError: no family writes and reads text in this way.
+        UnsupportedError: no known family matches.
     """
     dialect = _dialect(vocabulary, template)
     model_type = config.get("model_type")
@@ -258,7 +262,7 @@ def recognise(config: Mapping[str, Any], vocabulary: Container[str], template: s
     ]
     if not fitting:
         raise UnsupportedError(
-            f"This checkpoint (model type {model_type!r}) is of no known GLM-V family.",
+            f"This checkpoint (model type {model_type!r}) does not belong to a known GLM-V family.",
             hint="Known families: " + ", ".join(family.name for family in FAMILIES) + ".",
         )
     return _by_context(fitting, config)
@@ -277,12 +281,12 @@ def _dialect(vocabulary: Container[str], template: str | None) -> Dialect | None
 def _switched_dialect(template: str) -> Dialect | None:
     if "enable_thinking" not in template:
         return None
-    # Only tool results accept `image_url` items, and only since 4.6V.
+    # Templates mention `image_url` only for images in tool results, which exist since 4.6V.
     return GLM46V if "image_url" in template else GLM45V
 
 
 def _by_context(families: list[Family], config: Mapping[str, Any]) -> Family:
-    """Choose the smallest family that holds the checkpoint's context; shape and dialect are equal already."""
+    """Return the family with the smallest context that is large enough for the checkpoint's."""
     text_config = config.get("text_config") or config
     context = text_config.get("max_position_embeddings") or 0
     ordered = sorted(families, key=lambda family: family.context)

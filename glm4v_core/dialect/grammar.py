@@ -1,7 +1,9 @@
-"""What an answer may look like: checks of schemas, choices and tools, and the grammar that enforces them.
+"""Constraints on answers: checks of schemas, choices and tools, and the grammar that enforces them.
 
-The grammar is text in llguidance's dialect of Lark. It covers the answer alone, for engines that start it after the
-reasoning, or the whole turn, for engines that apply a grammar from the first token on.
+The grammar is written in llguidance's variant of Lark. It covers only the answer, for engines that start the grammar
+after the reasoning, or the whole turn, for engines that apply a grammar from the first token on.
+
+A method or function that is said to match something returns the grammar expression that does.
 """
 
 from __future__ import annotations
@@ -21,10 +23,10 @@ from glm4v_core.errors import ConstraintError, InvalidOutputError
 from glm4v_core.types import Choices, Constraint, JsonSchema, Regex, Request, Tool
 
 MAX_CALLS = 16
-"""Tool calls that one answer may hold. Without a bound a weak model never stops calling."""
+"""Maximum number of tool calls in one answer. Without a limit a weak model may never stop calling."""
 CACHED_GRAMMARS = 128
 
-# With unbounded white space a weak model writes spaces without end. Most models write one after a separator.
+# If white space is unlimited, a weak model may write endless spaces. Most models write one space after a separator.
 _JSON_OPTIONS = {
     "whitespace_flexible": False,
     "item_separator": ", ?",
@@ -35,7 +37,7 @@ _NEWLINE = '"\\n"?'
 _BOX_TAG = f"({' | '.join(BOX_TAGS)})"
 _ANY_KEY = "/[^<\\s]([^<\\n]*[^<\\s])?/"
 _VALUE_END = "</arg_value>"
-# Text that would end a bare value, or the whole call, for the reader.
+# Text that would end an unquoted value, or the whole call, when the answer is parsed.
 _NOT_IN_A_VALUE = ("<arg_value>", _VALUE_END, CALL_START, CALL_END, *TURN_TOKENS)
 
 
@@ -50,7 +52,7 @@ def check_constraint(constraint: Constraint) -> None:
     """Refuse a constraint that no answer could satisfy.
 
     Raises:
-        ConstraintError: names what is wrong. What only a grammar compiler can tell is left to `compile_grammar`.
+        ConstraintError: says what is wrong. Errors that only a grammar compiler finds are left to `compile_grammar`.
     """
     match constraint:
         case JsonSchema(schema):
@@ -65,26 +67,26 @@ def check_constraint(constraint: Constraint) -> None:
 
 
 def check_tools(request: Request) -> None:
-    """Refuse tools that cannot be called, and a choice among them that cannot be met.
+    """Refuse tools that cannot be called, and a tool choice that cannot be met.
 
     Raises:
-        ConstraintError: names what is wrong.
+        ConstraintError: says what is wrong.
     """
     _check_tools(request.tools)
     _check_tool_choice(request)
 
 
 def compile_grammar(request: Request, dialect: Dialect, turn: Phase | None = None) -> Grammar | None:
-    """Write the grammar of everything between the reasoning and the stop token.
+    """Return the grammar of everything between the reasoning and the stop token.
 
     Args:
-        request: one that `check_tools` and `check_constraint` passed.
-        dialect: decides which tags are single tokens.
-        turn: None for the answer alone. For the whole turn, where the model's output starts; the grammar then also
-            covers the reasoning that may still come, and an optional stop token.
+        request: has passed `check_tools` and `check_constraint`.
+        dialect: determines which tags are single tokens.
+        turn: None for a grammar of the answer only. Otherwise the phase in which the model's output starts; the
+            grammar then also covers the remaining reasoning and an optional stop token.
 
     Returns:
-        None when the request has no tools and no constraint.
+        None if the request has neither tools nor a constraint.
 
     Raises:
         ConstraintError: the constraint or a tool's schema cannot be compiled.
@@ -103,7 +105,7 @@ def compile_grammar(request: Request, dialect: Dialect, turn: Phase | None = Non
 def check_answer(text: str, constraint: Constraint) -> None:
     """Check a finished answer against its constraint, since a server may ignore it and a compiler may have bugs.
 
-    Regular expressions are not checked again: Python and Rust read them differently.
+    Regular expressions are not checked again, because Python and Rust interpret them differently.
 
     Raises:
         InvalidOutputError: the answer does not satisfy the constraint.
@@ -121,26 +123,29 @@ def check_answer(text: str, constraint: Constraint) -> None:
 
 
 class _Rules:
-    """The rules of one grammar in the making, written for a tokenizer in which tags are tokens or plain text."""
+    """Collects the rules of one grammar, for a tokenizer in which tags are either single tokens or plain text."""
 
     def __init__(self, dialect: Dialect) -> None:
         self.lines = ["%llguidance {}"]
-        # A tokenizer has tokens for the tags of tools only where its chat template explains tools.
+        # A tokenizer has tokens for the tool tags only if its chat template explains tools.
         self._spelled = frozenset() if dialect.tools == "template" else frozenset(TOOL_TAGS)
 
     def rule(self, name: str, body: str) -> str:
+        """Add a rule, unless it is there already, and return its name without options such as `[lazy]`."""
         line = f"{name}: {body}"
         if line not in self.lines:
             self.lines.append(line)
         return name.partition("[")[0]
 
     def tag(self, tag: str) -> str:
+        """Match a tag, as a token or as text."""
         return _lark_string(tag) if tag in self._spelled else tag
 
     def bare_text(self) -> str:
-        """Match any text that is read back as one value, and the tag behind it."""
+        """Match unquoted text that the parser reads as one value, and the closing tag after it."""
         excluded = "|".join(map(re.escape, _NOT_IN_A_VALUE))
         if _VALUE_END in self._spelled:
+            # The tag is text too, so the terminal itself must end with it, and lazily: at the first one.
             others = "|".join(re.escape(tag) for tag in _NOT_IN_A_VALUE if tag != _VALUE_END)
             text = self.rule(
                 "BARE_VALUE", f"/(?s:.*){_lark_regex(_VALUE_END)}/ & ~/(?s:.*)({_lark_regex(others)})(?s:.*)/"
@@ -150,11 +155,11 @@ class _Rules:
         return self.rule("bare_value", f"{text} {_VALUE_END}")
 
     def free_text(self) -> str:
-        """Match an answer in words: any text that does not open a call, and the tags around boxes."""
+        """Match an answer in plain text: any text that does not open a call, and box tags."""
         return f"({self._text()}? {_BOX_TAG})* {self._text()}?"
 
     def opening(self) -> str:
-        """Match free text up to the tag that opens a call, and that tag."""
+        """Match free text, followed by the tag that opens a call."""
         if CALL_START not in self._spelled:
             return f"{self.free_text()} {CALL_START}"
         text = self.rule("text_and_tag[lazy]", f"/(?s:.*){_lark_regex(CALL_START)}/")
@@ -166,12 +171,12 @@ class _Rules:
 
 
 def _before_answer(dialect: Dialect) -> str:
-    """Match what models may write before an answer: a newline, and the tag that opens it."""
+    """Match what models may write before an answer: a newline and the opening tag of the answer."""
     return f"({_NEWLINE} {dialect.answer[0]})? {_NEWLINE}" if dialect.answer else _NEWLINE
 
 
 def _reasoning(rules: _Rules, dialect: Dialect, phase: Phase) -> str:
-    """Match the reasoning that may still come: any text, and the tags around boxes."""
+    """Match the remaining reasoning: any text and box tags, up to its closing tag."""
     if dialect.think is None or phase == "answer":
         return ""
     opening, closing = dialect.think
@@ -215,12 +220,12 @@ def _calls(rules: _Rules, request: Request, *, after_text: bool = False) -> str:
 
 
 def _call(rules: _Rules, tool: Tool) -> str:
-    """Match what follows the opening tag of a call of this tool."""
+    """Match a call of this tool after the opening tag; return the name of the rule."""
     known = ToolArguments(tool)
     arguments = [
         _argument(rules, _key(key), known, part) + ("" if key in known.required else "?")
         for key, part in known.named.items()
-        if key in known.required or known.schema.kinds(part)  # else there is no value to write
+        if key in known.required or known.schema.kinds(part)  # an optional argument that allows no value is left out
     ]
     if known.further is not None and known.schema.kinds(known.further):
         arguments.append(_argument(rules, _ANY_KEY, known, known.further) + f"{{0,{MAX_CALLS}}}")
@@ -230,7 +235,7 @@ def _call(rules: _Rules, tool: Tool) -> str:
 
 
 def _argument(rules: _Rules, key: str, known: ToolArguments, part: Any) -> str:
-    """Match one key and its value: a string is written bare between the tags, everything else as JSON."""
+    """Match one key and its value: a string is written without quotes, any other value as JSON."""
     literals = known.schema.literals(part)
     if literals:
         value = f"({' | '.join(map(_literal, literals))}) {rules.tag(_VALUE_END)}"
@@ -246,13 +251,15 @@ def _argument(rules: _Rules, key: str, known: ToolArguments, part: Any) -> str:
 
 def _key(text: str) -> str:
     if "<" in text or text != text.strip():
-        raise ConstraintError(f"A tool call cannot hold an argument named {text!r}.", hint="Use letters, digits and _.")
+        raise ConstraintError(
+            f"A tool call cannot have an argument named {text!r}.", hint="Use letters, digits and _."
+        )
     return _lark_string(text)
 
 
 def _literal(text: str) -> str:
     if any(tag in text for tag in _NOT_IN_A_VALUE):
-        raise ConstraintError(f"A tool call cannot hold the value {text!r}.", hint="Leave tags out of constants.")
+        raise ConstraintError(f"A tool call cannot contain the value {text!r}.", hint="Leave tags out of constants.")
     return _lark_string(text)
 
 

@@ -1,14 +1,14 @@
-"""Raw model text to reasoning, answer and tool calls. Pure: chunks of any size give the result of the whole text.
+"""Splits raw model text into reasoning, answer and tool calls. The result does not depend on how the text is chunked.
 
-The rules, which also cover output that is not well formed:
+The rules, which also cover malformed output:
 
 - `<think>` opens the reasoning and `</think>` closes it. `<answer>` and `<tool_call>` close it too.
 - In phase "thinking" the prompt already opened the reasoning. In phase "free", text before any tag is passed on as
-  answer at once; if the first tag after it is `</think>`, it was reasoning, and `Retraction` says so, which `fold`
-  applies. Any other stray `</think>` is dropped.
+  answer immediately. If the first tag after it is `</think>`, that text was reasoning: a `Retraction` event says so,
+  and `fold` applies it. Any other stray `</think>` is dropped.
 - Blank lines before the answer and white space at its end are dropped; reasoning is stripped on both sides.
-- Answer, box, role and stop tokens never reach the text. Boxes are kept in `Splitter.boxed` for `find_boxes`.
-- Inside a tool call only the tags of calls and the tokens that end a turn count; all else is text of the call.
+- Answer, box, role and stop tokens are never part of the text. Boxes are kept in `Splitter.boxed` for `find_boxes`.
+- Inside a tool call only the tags of calls and the tokens that end a turn are recognised; the rest is its text.
 """
 
 from __future__ import annotations
@@ -38,24 +38,30 @@ __all__ = [
 ]
 
 Phase = Literal["free", "thinking", "answer"]
-"""Where the output starts: before the reasoning, inside it, or after it."""
+"""Where the model's output starts: before the reasoning ("free"), inside it, or after it."""
 
 TURN_TOKENS = (*ROLE_TOKENS, "<|endoftext|>")
-"""Tokens that end the turn, and so a tool call that is still open."""
+"""Tokens that end the turn, and thus a tool call that is still open."""
 
 
 @dataclass(frozen=True, slots=True)
 class ThinkingText:
+    """New text of the reasoning."""
+
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerText:
+    """New text of the answer."""
+
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class CallMade:
+    """A tool call that is over, whether it could be read or not."""
+
     call: ToolCall
 
 
@@ -69,7 +75,7 @@ Event = ThinkingText | AnswerText | CallMade | Retraction
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """What the events of one answer add up to."""
+    """The result of all events of one answer."""
 
     text: str = ""
     thinking: str = ""
@@ -77,7 +83,7 @@ class Split:
 
 
 def fold(events: Iterable[Event]) -> Split:
-    """Add up the events of one answer."""
+    """Combine the events of one answer."""
     text, thinking, calls = "", "", []
     for event in events:
         match event:
@@ -95,9 +101,9 @@ def fold(events: Iterable[Event]) -> Split:
 
 
 class Splitter:
-    """Splits one answer; feed it text as it comes, with special tokens kept, then finish it once.
+    """Splits one answer. Call `feed` with each piece of text, including special tokens, then `finish` once.
 
-    What a tag does in each state, and the state after it ("-": dropped, nothing changes):
+    The effect of a tag in each state, given as the next state ("-": the tag is dropped and nothing changes):
 
     | tag                        | thinking       | answer                      | call                            |
     |----------------------------|----------------|-----------------------------|---------------------------------|
@@ -118,7 +124,7 @@ class Splitter:
         self._call_tags = _Tags((*TURN_TOKENS, CALL_START, CALL_END))
         self._may_retract = phase == "free"
         self._undecided = ""  # the end of the text so far, if it may be the beginning of a tag
-        self._space = ""  # white space, passed on only when more text of the same kind follows
+        self._space = ""  # white space that is passed on only if more text of the same kind follows
         self._reasoned = False
         self._answered = False
         self._call_text: list[str] = []
@@ -131,8 +137,9 @@ class Splitter:
         return "".join(self._answer_with_boxes)
 
     def feed(self, text: str) -> list[Event]:
-        """Take the next piece of raw text and return the events that are now certain."""
+        """Process the next piece of raw text and return the events that are certain by now."""
         self._undecided += text
+        # The set of tags depends on the state, so each search comes after the previous tag has taken effect.
         while found := self._current_tags.search(self._undecided):
             before, self._undecided = self._undecided[: found.start()], self._undecided[found.end() :]
             self._add(before)
@@ -143,7 +150,7 @@ class Splitter:
         return self._take_events()
 
     def finish(self) -> list[Event]:
-        """End the answer: an unfinished tag is text, and an unfinished call is a broken one."""
+        """End the answer: an incomplete tag becomes text, and an incomplete call is reported as broken."""
         self._add(self._undecided)
         self._undecided = ""
         if self._state == "call":
@@ -159,7 +166,7 @@ class Splitter:
         return events
 
     def _add(self, text: str) -> None:
-        """Add text that holds no tag."""
+        """Add text that contains no tag."""
         match self._state:
             case "call":
                 self._call_text.append(text)
@@ -172,7 +179,11 @@ class Splitter:
                 assert_never(self._state)
 
     def _emit(self, text: str, kind: type[ThinkingText | AnswerText], started: bool) -> bool:
-        """Pass on `text` without the white space at its end; return whether text of this kind has begun."""
+        """Emit `text` without trailing white space, which is kept until more text follows.
+
+        Returns:
+            Whether any text of this kind has been emitted so far, given that `started` says so before this call.
+        """
         solid = text.rstrip()
         if not solid:
             self._space += text
@@ -183,7 +194,7 @@ class Splitter:
         return True
 
     def _actions_of(self, dialect: Dialect) -> dict[str, Callable[[], None]]:
-        """Return what each tag of the dialect does."""
+        """Map each tag of the dialect to its effect."""
         actions: dict[str, Callable[[], None]] = {}
         if dialect.think:
             actions |= zip(dialect.think, (self._open_reasoning, self._close_reasoning), strict=True)
@@ -196,7 +207,7 @@ class Splitter:
     def _act_on(self, tag: str) -> None:
         if tag in self._actions:
             self._actions[tag]()
-            self._may_retract = False
+            self._may_retract = False  # only the first tag can show that the opening tag was missing
         elif tag in BOX_TAGS and self._state == "answer":
             self._answer_with_boxes.append(tag)
         elif tag in TURN_TOKENS and self._state == "call":
@@ -205,7 +216,7 @@ class Splitter:
     def _open_reasoning(self) -> None:
         if self._state == "answer":
             self._state = "thinking"
-            self._space = "\n" if self._reasoned else ""
+            self._space = "\n" if self._reasoned else ""  # separates several parts of the reasoning
 
     def _close_reasoning(self) -> None:
         if self._state == "answer" and self._may_retract and self._answered:
@@ -223,7 +234,7 @@ class Splitter:
     def _start_call(self) -> None:
         if self._state == "call":
             self._end_call(closed=False)
-        self._enter_answer()
+        self._enter_answer()  # a call closes the reasoning, too
         self._state = "call"
 
     def _close_call(self) -> None:
@@ -238,7 +249,7 @@ class Splitter:
 
 
 class _Tags:
-    """A set of tags to look for in text that is still growing."""
+    """A set of tags to search for in text that is still growing."""
 
     def __init__(self, tags: Sequence[str]) -> None:
         self.search = re.compile("|".join(re.escape(tag) for tag in tags)).search
@@ -246,13 +257,13 @@ class _Tags:
         self._longest = max(len(tag) for tag in tags) - 1
 
     def certain(self, text: str) -> int:
-        """Count the characters before the longest end of `text` that may become a tag."""
+        """Return the length of `text` without the longest suffix that may be the beginning of a tag."""
         start = max(0, len(text) - self._longest)
         return next((cut for cut in range(start, len(text)) if text[cut:] in self._beginnings), len(text))
 
 
 def _without_blank_lines(text: str, kind: type[ThinkingText | AnswerText]) -> str:
-    """Drop blank lines at the start; an answer keeps the indentation of its first line, reasoning does not."""
+    """Drop blank lines at the start. The first line of an answer keeps its indentation, that of reasoning does not."""
     solid = text.lstrip()
     if kind is ThinkingText:
         return solid

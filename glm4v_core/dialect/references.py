@@ -1,4 +1,4 @@
-"""The references of a JSON schema, resolved once and by one library, for grammars and for readers alike."""
+"""Resolves the references of a JSON schema with the library `referencing`."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ if TYPE_CHECKING:
     from referencing import Resource
 
 REFERENCE = "#/$defs/"
-"""How every reference begins once it is resolved; a number follows."""
+"""Beginning of every resolved reference; a number follows."""
 
-# What a schema no longer needs when its references are resolved.
+# Keywords that have no effect any more once the references are resolved.
 _SPENT = frozenset({"$defs", "definitions", "$id", "$anchor", "$dynamicAnchor", "$recursiveAnchor"})
 _DYNAMIC = ("$dynamicRef", "$recursiveRef")
 _WITHOUT_SIBLINGS = frozenset({"draft-04", "draft-06", "draft-07"})
-"""Drafts in which a reference replaces the keywords beside it; later ones apply both."""
+"""Drafts in which `$ref` overrides the keywords beside it. In later drafts both apply."""
 
 
 class SchemaError(Exception):
-    """What is wrong with a schema, as the end of a sentence that begins with its name."""
+    """A problem of a schema. The message is the end of a sentence that begins with the schema's name."""
 
 
 def check_keywords(schema: Any) -> None:
     """Check a schema against the meta-schema of its draft.
 
     Raises:
-        SchemaError: says what is wrong and where.
+        SchemaError: the schema is not valid; the message says where.
     """
     import jsonschema
 
@@ -37,24 +37,26 @@ def check_keywords(schema: Any) -> None:
 
 
 def resolve_references(schema: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Give every schema that is referred to a number, and write `#/$defs/<number>` for each reference.
+    """Number every schema that is referred to, and replace each reference with `#/$defs/<number>`.
 
-    Pointers, anchors and identifiers are resolved as `referencing` does; nothing outside the schema is read.
+    Pointers, anchors and identifiers are resolved by `referencing`. Nothing outside the schema is read.
 
     Args:
-        schema: one that `check_keywords` passed. It is not changed.
+        schema: has passed `check_keywords`. It is not modified.
 
     Returns:
         The schema without its definitions, and the definitions by number.
 
     Raises:
-        SchemaError: a reference leads out of the schema, or cannot be followed before the value is known.
+        SchemaError: a reference leads out of the schema, or is a dynamic reference.
     """
     resolving = _Resolving(schema)
     return resolving.root, resolving.definitions
 
 
 class _Resolving:
+    """One pass over a schema. References may be circular, so their targets are queued and rewritten later."""
+
     def __init__(self, schema: dict[str, Any]) -> None:
         from referencing import Registry
         from referencing.jsonschema import DRAFT202012, specification_with
@@ -80,9 +82,9 @@ class _Resolving:
         for keyword in _DYNAMIC:
             if keyword in schema:
                 raise SchemaError(f"uses {keyword}, which is not supported; use $ref.")
-        # Schemas are told apart by identity: what a constant or an example holds may only look like one.
+        # Subschemas are recognised by identity: a constant or an example may look like a schema but is not one.
         below = {id(each.contents): each for each in resource.subresources()}
-        for key in ("$defs", "definitions"):  # checked even where nothing refers to them
+        for key in ("$defs", "definitions"):  # checked even if nothing refers to them
             self._copied(schema.get(key), below, resolver)
         kept = ("$schema", "$ref") if "$ref" in schema and self._drops_siblings else schema.keys() - _SPENT
         copy = {key: self._copied(value, below, resolver) for key, value in schema.items() if key in kept}
@@ -101,13 +103,17 @@ class _Resolving:
 
         try:
             found = resolver.lookup(reference)
-        except (Unresolvable, TypeError, ValueError) as error:  # the last two: a pointer into a list or a string
+        except (
+            Unresolvable,
+            TypeError,
+            ValueError,
+        ) as error:  # the last two: a pointer into a list or a string
             raise SchemaError(
                 f"refers to {reference!r}, which it does not contain; only references inside the schema are followed."
             ) from error
         target = found.contents
         if id(target) not in self._numbers:
-            check_keywords(target)  # a pointer may lead to where no schema is expected
+            check_keywords(target)  # a pointer may lead to a place that was not checked as a schema
             self._numbers[id(target)] = str(len(self._numbers))
             self._waiting.append((self._numbers[id(target)], self._create(target), found.resolver))
         return REFERENCE + self._numbers[id(target)]

@@ -1,6 +1,6 @@
-"""JSON schemas from callers, and JSON from models: both are checked before anything relies on them.
+"""Checks JSON schemas from callers and JSON from models.
 
-References are resolved once, here. The grammar that a model writes by and the reader of what it wrote both work on the
+References are resolved here, once. Both the grammar that constrains a model and the code that reads its output use the
 result, so they cannot disagree about a schema.
 """
 
@@ -20,43 +20,52 @@ MAX_SCHEMA_DEPTH = 60
 CACHED_SCHEMAS = 128
 
 Kind = Literal["null", "boolean", "integer", "number", "string", "array", "object"]
-"""A JSON type; unlike in JSON schema, "number" leaves out the integers, so that no value has two kinds."""
+"""A JSON type. Unlike in JSON schema, "number" excludes the integers, so that every value has exactly one kind."""
 KINDS: frozenset[Kind] = frozenset({"null", "boolean", "integer", "number", "string", "array", "object"})
 
 
 class ResolvedSchema:
-    """A JSON schema in which every reference reads `#/$defs/<number>`.
+    """A JSON schema in which every reference has the form `#/$defs/<number>`.
 
-    Its methods take a part: `root`, or any schema inside it.
+    Its methods take a part, which is `root` or any schema inside it.
 
     Attributes:
         root: the schema itself.
     """
 
     def __init__(self, root: Mapping[str, Any], definitions: Mapping[str, Any]) -> None:
-        """Raise CycleError where a reference leads to itself before it leads to a part of the value."""
+        """Analyse a schema whose references are resolved.
+
+        Args:
+            root: the schema.
+            definitions: the schemas that it refers to, by number.
+
+        Raises:
+            CycleError: a reference leads back to itself without going into a part of the value.
+        """
         self.root = root
         self._definitions = definitions
         self._kinds: dict[str, frozenset[Kind]] = {}
         self._chain: dict[str, int] = {}
         needs = {name: set(_references_in_place(part)) for name, part in definitions.items()}
+        # In this order, what a definition refers to is known before the definition itself is analysed.
         for name in TopologicalSorter(needs).static_order():
             self._kinds[name] = self.kinds(definitions[name])
             self._chain[name] = 1 + max((self._chain[needed] for needed in needs[name]), default=0)
 
     @property
     def longest_chain(self) -> int:
-        """Count the references that must be followed, at most, to read one level of a value."""
+        """The largest number of references that must be followed to check one level of a value."""
         return max(self._chain.values(), default=0)
 
     def follow(self, part: Any) -> Any:
-        """Return what a part refers to in the end, or the part itself."""
+        """Follow the references of a part to the end; a part without one is returned unchanged."""
         while isinstance(part, Mapping) and "$ref" in part:
             part = self._definitions[_name(part)]
         return part
 
     def kinds(self, part: Any) -> frozenset[Kind]:
-        """Tell which kinds of value a part allows, as far as its types, constants and combinations say."""
+        """Return the kinds of value that a part allows, judged by its types, constants and combinations."""
         if not isinstance(part, Mapping):
             return KINDS if part else frozenset()
         allowed = KINDS
@@ -75,20 +84,20 @@ class ResolvedSchema:
         return allowed
 
     def literals(self, part: Any) -> list[str] | None:
-        """List the strings that a part allows where it allows nothing else and names them one by one."""
+        """Return the strings that a part lists as the only allowed values; None if it allows anything else."""
         constants, kinds = _constants(self.follow(part)), self.kinds(part)
         if constants is None or kinds != {"string"}:
             return None
         return [value for value in constants if isinstance(value, str)]
 
     def document(self, part: Any) -> dict[str, Any]:
-        """Write a part as a schema of its own."""
+        """Return a part as a standalone schema with all definitions."""
         base = {"$schema": self.root["$schema"]} if "$schema" in self.root else {}
         definitions = {"$defs": self._definitions} if self._definitions else {}
         return {**base, **definitions, **(part if isinstance(part, Mapping) else {} if part else {"not": {}})}
 
     def problem(self, part: Any, value: Any) -> str | None:
-        """Say why a part does not allow a value; None when it does."""
+        """Return why a part does not allow a value; None if it allows it."""
         import jsonschema
         import referencing
 
@@ -107,11 +116,11 @@ def resolve_schema(schema: Mapping[str, Any], what: str = "The schema") -> Resol
     """Check a schema and resolve its references.
 
     Args:
-        schema: is not changed.
-        what: names the schema in the error.
+        schema: is not modified.
+        what: name of the schema in error messages.
 
     Raises:
-        ConstraintError: it is not a JSON schema, is too large, or refers to something that is not in it.
+        ConstraintError: it is not a valid JSON schema, is too large, or refers to something outside it.
     """
     try:
         text = json.dumps(schema, ensure_ascii=False)
@@ -119,7 +128,7 @@ def resolve_schema(schema: Mapping[str, Any], what: str = "The schema") -> Resol
         raise ConstraintError(f"{what} is not JSON: {error}.", hint="Pass a JSON schema as a dict.") from error
     if len(text) > MAX_SCHEMA_CHARACTERS:
         raise ConstraintError(f"{what} has {len(text)} characters, over the cap of {MAX_SCHEMA_CHARACTERS}.")
-    found = _resolved(text)
+    found = _resolved(text)  # cached by text, since dicts cannot be keys
     if isinstance(found, str):
         raise ConstraintError(f"{what} {found}")
     return found
@@ -130,7 +139,7 @@ def check_json(text: str, schema: Mapping[str, Any]) -> None:
 
     Raises:
         InvalidOutputError: it is not JSON, or does not match the schema.
-        ConstraintError: the schema itself is wrong.
+        ConstraintError: the schema itself is not valid.
     """
     resolved = resolve_schema(schema)
     try:
@@ -143,14 +152,14 @@ def check_json(text: str, schema: Mapping[str, Any]) -> None:
 
 
 def read_json(text: str) -> Any:
-    """Read strict JSON, which has no NaN and no Infinity.
+    """Decode strict JSON, without NaN and Infinity.
 
     Raises:
-        ValueError: it is not JSON.
+        ValueError: the text is not JSON.
     """
     try:
         return json.loads(text, parse_constant=_refuse_constant)
-    except RecursionError as error:  # a model that repeats itself writes brackets without end
+    except RecursionError as error:  # a model in a loop may write endless brackets
         raise ValueError("it is nested too deeply") from error
 
 
@@ -174,13 +183,13 @@ def kind_of(value: Any) -> Kind:
 
 
 def closed_schema(schema: Mapping[str, Any], *, all_required: bool = False) -> dict[str, Any]:
-    """Return a schema that forbids further properties wherever it lists properties and leaves this open.
+    """Return a copy of a schema whose objects allow no properties beyond the listed ones, unless the schema says so.
 
-    JSON schemas are open by default, and a weak model that may invent keys never stops inventing them.
+    JSON schemas allow additional properties by default, and a weak model that may invent keys does not stop doing so.
 
     Args:
-        schema: is not changed.
-        all_required: also make every property required, as OpenAI's strict mode does.
+        schema: is not modified.
+        all_required: also make every property required, like OpenAI's strict mode.
     """
     closed = {key: _closed_part(key, value, all_required) for key, value in schema.items()}
     if "properties" in closed:
@@ -196,7 +205,7 @@ def _closed_part(key: str, value: Any, all_required: bool) -> Any:
             return {name: _closed_part("items", part, all_required) for name, part in value.items()}
         case "anyOf" | "oneOf" | "prefixItems", list():
             return [_closed_part("items", part, all_required) for part in value]
-        case "allOf", [single]:  # the parts of a longer one form one object together
+        case "allOf", [single]:  # the parts of a longer list form one object together, so none of them may be closed
             return [_closed_part("items", single, all_required)]
         case "items" | "additionalProperties", Mapping():
             return closed_schema(value, all_required=all_required)
@@ -209,7 +218,7 @@ def _refuse_constant(name: str) -> float:
 
 @lru_cache(maxsize=CACHED_SCHEMAS)
 def _resolved(text: str) -> ResolvedSchema | str:
-    """Return the resolved schema, or what is wrong with it."""
+    """Return the resolved schema, or the problem as the end of a sentence, since a cache does not keep exceptions."""
     schema = json.loads(text)
     if not isinstance(schema, dict):
         return "is not a JSON object."
@@ -228,7 +237,7 @@ def _resolved(text: str) -> ResolvedSchema | str:
 
 
 def _references_in_place(part: Any) -> Iterator[str]:
-    """Yield the definitions that must be known to check a value, as opposed to the values inside it."""
+    """Yield the definitions that apply to the value itself, as opposed to values inside it."""
     if not isinstance(part, Mapping):
         return
     if "$ref" in part:

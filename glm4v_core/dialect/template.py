@@ -1,4 +1,4 @@
-"""Prompt text for a request, from the checkpoint's own chat template."""
+"""Renders the prompt of a request with the checkpoint's chat template."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ class Prompt:
     """Prompt text with one placeholder for each of `images`, in the same order.
 
     Attributes:
+        text: not yet tokenized.
+        images: in the order of their placeholders.
         phase: where the model's output starts.
     """
 
@@ -32,11 +34,12 @@ class ChatTemplate:
     """A checkpoint's chat template, rendered as transformers' `apply_chat_template` renders it.
 
     Attributes:
-        source: text of the template; None for a base model, which has none.
+        source: text of the template; None for a base model, which does not have one.
+        dialect: of the model's family.
         special_tokens: the tokenizer's `special_tokens_map`; templates may use its names.
 
     Raises:
-        UnsupportedError: there is no template, or it is not valid.
+        UnsupportedError: the template is missing or not valid.
         MissingDependencyError: transformers is not installed.
     """
 
@@ -54,15 +57,15 @@ class ChatTemplate:
         import jinja2
 
         try:
-            render([], chat_template=self.source)  # compiles it, and keeps the result
+            render([], chat_template=self.source)  # compiles the template; the result is cached
         except jinja2.TemplateError as error:
             raise UnsupportedError(f"The checkpoint's chat template is not valid: {error}") from error
 
     def render(self, request: Request) -> Prompt:
-        """Render a complete request.
+        """Render the prompt of a complete request.
 
         Raises:
-            MessageError: its messages cannot be shown to this model.
+            MessageError: the template cannot render its messages.
             UnsupportedError: a message has a part that is not supported.
         """
         tools = () if request.tool_choice == "none" else request.tools
@@ -91,15 +94,16 @@ class ChatTemplate:
                 add_generation_prompt=True,
                 **variables,
             )
-        # The last two come from expressions of the template, such as a sum of a number and a string.
+        # The last two come from expressions in the template, such as the sum of a number and a string.
         except (jinja2.TemplateError, TypeError, ValueError) as error:
             raise MessageError(f"The chat template refuses these messages: {error}") from error
         if self.dialect.switch == "prefill" and thinking is False:
-            # This generation has no switch for reasoning; starting its answer is the only way to skip it.
+            # This generation cannot turn reasoning off; starting the answer for it is the only way to skip it.
             text += "<think></think><answer>"
         return text
 
     def _phase(self, text: str) -> Phase:
+        """Tell from the end of the prompt where the model's output starts."""
         if self.dialect.think is None:
             return "answer"
         opened, closed = self.dialect.think
@@ -110,12 +114,12 @@ class ChatTemplate:
 
 
 def _renderer() -> Callable[..., tuple[list[str], Any]]:
-    """Import what renders templates: the function behind every tokenizer's `apply_chat_template`.
+    """Import the function behind every tokenizer's `apply_chat_template`.
 
-    It needs no tokenizer, and it is the same for one that brings its own code and its own `apply_chat_template`.
+    It does not need a tokenizer, so it also works for one with custom code that replaces `apply_chat_template`.
     """
     try:
-        import jinja2  # noqa: F401 - optional for transformers, which would name no extra of ours
+        import jinja2  # noqa: F401 - imported here, because transformers' own error would not name our extra
         from transformers.utils.chat_template_utils import render_jinja_template
     except ImportError as error:
         raise MissingDependencyError(

@@ -1,4 +1,4 @@
-"""Tool calls in the format of the models: `<tool_call>name`, then key and value tags, then `</tool_call>`."""
+"""Tool calls in the models' format: `<tool_call>name`, then key and value tags, then `</tool_call>`."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ For each function call, output the function name and arguments within the follow
 
 
 def describe_tools(tools: Sequence[Mapping[str, Any]]) -> str:
-    """Write the system text with which newer templates explain tools, for a template that has none."""
+    """Return the system text with which newer templates explain tools, for templates that do not."""
     return _TOOLS_TEXT.format(tools="\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools))
 
 
 def write_call(name: str, arguments: Mapping[str, Any]) -> str:
-    """Write a call as newer templates do, for a template that cannot write one."""
+    """Return the text of a call as newer templates write it, for templates that do not write calls."""
     lines = [f"{CALL_START}{name}"]
     for key, value in arguments.items():
         shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
@@ -53,13 +53,16 @@ def write_call(name: str, arguments: Mapping[str, Any]) -> str:
 def read_call(body: str, *, closed: bool, tools: Sequence[Tool]) -> ToolCall:
     """Read the text between the call tags.
 
-    Newlines between the parts are optional. Unknown tools and arguments are kept; their values are JSON if they can be
-    read as JSON, and text otherwise. A call that cannot be read, or was never closed, has arguments None and an error.
+    Newlines between the parts are optional. Unknown tools and arguments are kept; their values are decoded as JSON if
+    possible and are text otherwise.
 
     Args:
         body: text after the opening tag, without the closing tag.
-        closed: whether the closing tag was there.
-        tools: the tools of the request; their schemas decide how values are decoded.
+        closed: whether there was a closing tag.
+        tools: the tools of the request; their schemas determine how values are decoded.
+
+    Returns:
+        The call. If it cannot be read or was not closed, `arguments` is None and `error` says why.
     """
     head, mark, rest = body.partition("<arg_key>")
     name = head.strip()
@@ -91,6 +94,7 @@ def _pairs(text: str) -> Iterator[tuple[str, str]]:
     position = 0
     while found := _ARGUMENT.match(text, position):
         if "<arg_value>" in found[2]:
+            # The lazy match ran on to the closing tag of a later value.
             raise ValueError(f"The value of {found[1].strip()!r} is not closed.")
         yield found[1].strip(), found[2]
         position = found.end()
@@ -99,13 +103,13 @@ def _pairs(text: str) -> Iterator[tuple[str, str]]:
 
 
 class ToolArguments:
-    """The arguments of one tool: which there are, and how their values are decoded.
+    """The arguments of one tool and how their values are decoded.
 
     Attributes:
         schema: resolves the references in the schemas below.
         named: argument name to schema.
         required: names of arguments that every call must have.
-        further: schema of any other argument; False allows none, None says nothing about it.
+        further: schema of all other arguments; False forbids them, None means that the tool's schema does not say.
     """
 
     def __init__(self, tool: Tool) -> None:
@@ -116,19 +120,21 @@ class ToolArguments:
         self._add(self.schema.root)
 
     def decode(self, key: str, text: str) -> Any:
-        """Decode one argument: a string where the schema wants one, else JSON where the text is JSON, else the text."""
+        """Decode one argument: as a string if the schema requires one, otherwise as JSON if possible, else as text."""
         part = self.named.get(key, True if self.further is None else self.further)
         kinds = self.schema.kinds(part)
         if kinds == {"string"}:
             return text
         value = _decode_json(text)
+        # A string is written without quotes, so the text 12 may be a number or a string: the schema decides.
         if "string" in kinds and self.schema.problem(part, value) is not None:
             return text
+        # 12.0 is an integer in JSON schema; a tool that asks for one should not get a float.
         whole = "integer" in kinds and "number" not in kinds and isinstance(value, float) and value.is_integer()
         return int(value) if whole else value
 
     def _add(self, part: Any) -> None:
-        """Collect the arguments of an object schema, including those from its `$ref` and `allOf`."""
+        """Collect the arguments of an object schema, including those in its `$ref` and `allOf`."""
         part = part if isinstance(part, Mapping) else {}
         for key, schema in part.get("properties", {}).items():
             self.named[key] = {"allOf": [self.named[key], schema]} if key in self.named else schema
@@ -141,7 +147,7 @@ class ToolArguments:
 
 
 def _decode_json(text: str) -> Any:
-    """Read JSON, or a constant in Python's spelling; return any other text as it is."""
+    """Decode JSON or a constant in Python's spelling; return any other text unchanged."""
     stripped = text.strip()
     if stripped in _SPELLED:
         return _SPELLED[stripped]

@@ -50,11 +50,11 @@ BAD_ROLE: Any = Message("observer", (Text("x"),))  # type: ignore[arg-type]
         pytest.param((Message.user(),), "is empty", id="empty user"),
         pytest.param((Message("tool", ()), USER), "is empty", id="empty tool"),
         pytest.param((USER, Message.assistant("A")), "nothing to answer", id="assistant last"),
-        pytest.param((Message("system", (PICTURE,)), USER), "system message cannot hold Image", id="system image"),
-        pytest.param((Message.user(Thinking("t")),), "user message cannot hold Thinking", id="user thinking"),
-        pytest.param((Message.user(ToolResult("1", ())),), "cannot hold ToolResult", id="user result"),
-        pytest.param((USER, Message.assistant(PICTURE), USER), "cannot hold Image", id="assistant image"),
-        pytest.param((USER, calls("1"), Message("tool", (Text("x"),))), "cannot hold Text", id="tool text"),
+        pytest.param((Message("system", (PICTURE,)), USER), "system message cannot contain Image", id="system image"),
+        pytest.param((Message.user(Thinking("t")),), "user message cannot contain Thinking", id="user thinking"),
+        pytest.param((Message.user(ToolResult("1", ())),), "cannot contain ToolResult", id="user result"),
+        pytest.param((USER, Message.assistant(PICTURE), USER), "cannot contain Image", id="assistant image"),
+        pytest.param((USER, calls("1"), Message("tool", (Text("x"),))), "cannot contain Text", id="tool text"),
         pytest.param(
             (USER, calls("1"), Message("tool", (ToolResult("1", (Thinking("t"),)),))),  # type: ignore[arg-type]
             "only text and images",
