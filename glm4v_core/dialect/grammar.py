@@ -251,9 +251,7 @@ def _argument(rules: _Rules, key: str, known: ToolArguments, part: Any) -> str:
 
 def _key(text: str) -> str:
     if "<" in text or text != text.strip():
-        raise ConstraintError(
-            f"A tool call cannot have an argument named {text!r}.", hint="Use letters, digits and _."
-        )
+        raise ConstraintError(f"A tool call cannot have an argument named {text!r}.", hint="Use letters, digits and _.")
     return _lark_string(text)
 
 

@@ -1,4 +1,4 @@
-"""The Engine protocol. Engines never import each other; `loading` chooses one and `sharing` keeps those in memory."""
+"""The Engine protocol. Engines never import each other; `loading` chooses one, `sharing` keeps loaded engines."""
 
 from __future__ import annotations
 
@@ -16,7 +16,11 @@ class EngineInfo:
     """What was loaded, where it runs, and what it accepts.
 
     Attributes:
-        context: tokens a prompt and its completion may hold together.
+        engine: name of the engine.
+        model: checkpoint folder, hub id or served name.
+        context: maximum number of tokens of a prompt and its completion together.
+        device: where the model runs, such as "cuda:0".
+        dtype: of the weights, such as "bfloat16".
         versions: library name to version string.
     """
 
@@ -31,17 +35,22 @@ class EngineInfo:
 
 @dataclass(frozen=True, slots=True)
 class TokenCount:
-    """Exact prompt length; `image` is the part taken by visual tokens."""
+    """Exact number of tokens in a prompt; `image` is the number of visual tokens among them."""
 
     prompt: int
     image: int
 
 
 def new_tokens(request: Request, info: EngineInfo, prompt: int) -> int:
-    """Return how many tokens may follow a prompt: what the request asks for, or what fits, up to the family's default.
+    """Return the maximum number of new tokens.
+
+    Args:
+        request: its max_tokens is used if it is set. Otherwise it is what fits, at most the family's default.
+        info: has the length of the context.
+        prompt: number of tokens in the prompt.
 
     Raises:
-        ContextOverflowError: the context has no room for them.
+        ContextOverflowError: prompt and new tokens do not fit into the context.
     """
     room = info.context - prompt
     default = info.family.sampling.max_tokens or info.context
@@ -58,25 +67,28 @@ class Engine(Protocol):
     def info(self) -> EngineInfo: ...
 
     def stream(self, request: Request) -> AsyncGenerator[Piece, None]:
-        """Yield raw text as it is made; the last piece carries finish, usage and timings.
+        """Yield raw text as it is generated; the last piece carries finish, usage and timings.
 
-        Closing the generator aborts the request inside the engine.
-        `request` arrives checked and complete: thinking decided, sampling defaults filled in. Only max_tokens may be
-        None; `new_tokens` says what it is then. Where the prompt ends inside a thought, the text begins with the tag
-        that opened it.
+        Closing the generator aborts the request inside the engine. If the prompt already opened the reasoning, the
+        text begins with the opening tag.
+
+        Args:
+            request: checked and complete, with all defaults filled in. Only max_tokens may be None, see `new_tokens`.
         """
         ...
 
-    async def count_tokens(self, request: Request) -> TokenCount: ...
+    async def count_tokens(self, request: Request) -> TokenCount:
+        """Count the tokens of a request's prompt, including its images."""
+        ...
 
     async def close(self) -> None:
-        """Free the memory. Idempotent; later calls raise EngineClosedError."""
+        """Free the memory. Closing twice is harmless; later calls of other methods raise EngineClosedError."""
         ...
 
 
 @runtime_checkable
 class Sleeper(Protocol):
-    """An engine that can give its device's memory back and stay loaded."""
+    """An engine that can release its device's memory and stay loaded."""
 
     async def sleep(self) -> None: ...
 
@@ -84,10 +96,10 @@ class Sleeper(Protocol):
 
 
 def sleeper(engine: Engine) -> Sleeper:
-    """Return an engine as one that can sleep.
+    """Return the engine, typed as one that can sleep.
 
     Raises:
-        UnsupportedError: it cannot.
+        UnsupportedError: the engine cannot sleep.
     """
     if not isinstance(engine, Sleeper):
         raise UnsupportedError(

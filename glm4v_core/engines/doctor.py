@@ -1,4 +1,4 @@
-"""`glm4v doctor`: what is installed, and which engines and models this machine could run."""
+"""`glm4v doctor`: what is installed, and which engines and models this machine can run."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ EXTRAS: Mapping[str, Sequence[str]] = {
 }
 READY = "ready"
 BEYOND_WEIGHTS = 1.2
-"""Activations, image features, and the keys and values of some long prompts come on top of the weights."""
+"""Factor on the size of the weights, for activations, image features and the KV cache of a few long prompts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """A library we can use; `version` is None when it is not installed."""
+    """A library that glm4v can use; `version` is None if it is not installed."""
 
     name: str
     extra: str
@@ -44,7 +44,7 @@ class Package:
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """Something a model can run on, with its memory in GB; None when that cannot be told."""
+    """A device that a model can run on, with its memory in GB; None if that is unknown."""
 
     name: str
     kind: str
@@ -53,12 +53,12 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class ModelFinding:
-    """Whether one model family would run here.
+    """Whether one model family can run on this machine.
 
     Attributes:
-        memory: GB needed, by kind of device (cpu, gpu).
-        runs_on: names of the devices that hold it.
-        obstacles: why it would not run, as far as known.
+        memory: GB needed, by kind of device ("cpu" or "gpu").
+        runs_on: names of the devices with enough memory.
+        obstacles: known reasons why it cannot run.
     """
 
     family: str
@@ -73,8 +73,8 @@ class Findings:
     """Everything the doctor found.
 
     Attributes:
-        engines: "ready", or what is in the way.
-        auto: what engine "auto" is here, and why.
+        engines: "ready", or the reason why an engine cannot run, by engine.
+        auto: the engine that "auto" means on this machine, and the reason.
     """
 
     system: str
@@ -90,7 +90,7 @@ class Findings:
 
 
 def examine() -> Findings:
-    """Look at this machine; nothing is loaded but torch, to ask it for accelerators."""
+    """Examine this machine without loading a model; torch is imported to list accelerators."""
     packages = tuple(Package(name, extra, _version(name)) for extra, names in EXTRAS.items() for name in names)
     devices = (_processor(), *_accelerators())
     engines = {engine: _engine_state(engine) for engine in get_args(EngineName)}
@@ -106,7 +106,7 @@ def examine() -> Findings:
 
 
 def memory_needed(family: Family, kind: str) -> float:
-    """Estimate GB for the weights and some work: float32 on a processor, bfloat16 on an accelerator."""
+    """Estimate the memory in GB for weights and activations: float32 on a CPU, bfloat16 on an accelerator."""
     return round(family.weights_gb * (2 if kind == "cpu" else 1) * BEYOND_WEIGHTS, 2)
 
 
@@ -134,7 +134,7 @@ def _examine_model(family: Family, devices: Sequence[Device], engines: Mapping[s
 
 
 def _engine_obstacles(family: Family, engines: Mapping[str, str]) -> list[str]:
-    """Say why no engine can run a family; nothing if one can."""
+    """Return why none of the engines can run a family; an empty list if one can."""
     ready = [engine for engine in family.engines if engines[engine] == READY]
     if not ready:
         return [f"none of its engines is ready: {', '.join(family.engines)}"]

@@ -1,4 +1,4 @@
-"""Chooses an engine and plans its load, without loading anything."""
+"""Chooses an engine and plans how to load it, without loading anything."""
 
 from __future__ import annotations
 
@@ -24,11 +24,17 @@ _log = logging.getLogger(__name__)
 
 
 def plan_engine(model: str | os.PathLike[str] | None, engine: str | None, options: Mapping[str, Any]) -> Plan:
-    """Decide what to load, without loading it. None is the environment's choice, or else the default.
+    """Decide what to load, without loading it.
+
+    Args:
+        model: checkpoint folder, hub id or served name; None reads GLM4V_MODEL, then falls back to "tiny".
+        engine: its name, or "auto"; None reads GLM4V_ENGINE, then falls back to "auto".
+        options: of the engine.
 
     Raises:
-        UnknownOptionError: an engine or option that nobody knows.
-        MissingDependencyError: a library that the engine needs is not installed, or has an untested version.
+        UnknownOptionError: there is no such engine or option.
+        ConfigError: an option has a wrong value.
+        MissingDependencyError: a library is missing or has a version that is not supported.
     """
     named = model or os.environ.get(MODEL_VARIABLE)
     model = os.fspath(named or "tiny")
@@ -54,11 +60,11 @@ def plan_engine(model: str | os.PathLike[str] | None, engine: str | None, option
 
 
 def choose_engine() -> tuple[str, str]:
-    """Return what engine "auto" is on this machine, and why."""
+    """Return the engine that "auto" means on this machine, and the reason."""
     from glm4v_core.engines.vllm.support import obstacle
 
     found = obstacle()
-    return ("transformers", found) if found else ("vllm", "vLLM is installed and a GPU that it supports is there")
+    return ("transformers", found) if found else ("vllm", "vLLM is installed and a supported GPU is available")
 
 
 def _plan_vllm(model: str, options: Mapping[str, Any]) -> Plan:
@@ -68,7 +74,7 @@ def _plan_vllm(model: str, options: Mapping[str, Any]) -> Plan:
     settings = VllmOptions(**options)
     found = check_vllm()
     if not was_run(found):
-        _log.warning("vLLM %s is installed; glm4v was run with vLLM %s, and %s only read.", found, VLLM_RUN, found)
+        _log.warning("vLLM %s is installed; glm4v is tested with vLLM %s only.", found, VLLM_RUN)
     source = _source(model)
 
     def load() -> Engine:
@@ -129,13 +135,13 @@ def _plan_scripted(model: str, options: Mapping[str, Any]) -> Plan:
 
 
 def _source(model: str) -> str:
-    """Return a folder's full path, or the hub id as it is."""
+    """Return the absolute path of a folder, or a hub id unchanged."""
     path = checkpoint_path() if model == "tiny" else Path(model).expanduser()
     return str(path.resolve()) if path.is_dir() else model
 
 
 def _canonical(options: Mapping[str, Any]) -> Hashable:
-    """Write options so that equal ones look equal; what is not plain data equals only itself."""
+    """Return a key that is equal for equal options. Options that are not plain data are never equal to others."""
     try:
         return json.dumps(options, sort_keys=True)
     except TypeError:

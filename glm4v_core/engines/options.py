@@ -1,4 +1,4 @@
-"""What several engines let a caller set."""
+"""Options that several engines have."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ def _text_of_path(path: Any) -> Any:
 
 
 PathText = Annotated[str, BeforeValidator(_text_of_path)]
-"""A path that a library takes as text; `Path` objects are accepted too."""
+"""A path that is passed to a library as text; `Path` objects are accepted and converted."""
 Dtype = Annotated[Literal["auto", "float32", "bfloat16"], BeforeValidator(_refuse_float16)]
 
 
 class RepetitionOptions(Options):
-    """When an answer is ended because it repeats itself.
+    """The repetition guard: when an answer is ended because it repeats itself.
 
     Attributes:
-        repetition_pattern: longest pattern, in tokens, that the repetition guard looks for; 0 turns it off.
-        repetition_repeats: how many times a pattern must follow itself.
-        repetition_tokens: how many tokens these repeats must span at least.
+        repetition_pattern: length of the longest pattern to look for, in tokens; 0 turns the guard off.
+        repetition_repeats: how often a pattern must occur in a row.
+        repetition_tokens: minimum number of tokens that these repeats must span.
     """
 
     repetition_pattern: int = Field(default=64, ge=0)

@@ -1,4 +1,4 @@
-"""A public test double: plays written answers through the same path as a model, and remembers what it was asked."""
+"""A public test double: plays back prepared answers through the same path as a model, and records the requests."""
 
 from __future__ import annotations
 
@@ -19,23 +19,24 @@ from glm4v_core.types import FinishReason, Part, Piece, Request, Text, Timings, 
 
 Chunk = str | Piece | Exception
 Answer = str | Exception | Sequence[Chunk]
-"""What one request gets: text, an error, or chunks of text with errors or whole pieces among them."""
+"""The reply to one request: text, an error, or a sequence of text chunks, errors and whole pieces."""
 Reply = Callable[[Request], Answer]
 
 _TOKEN = re.compile(r"\s*(?:<[^<>\s]+>|\w+|[^\w\s])|\s+")
 
 
 class ScriptedEngine:
-    """Plays `answers` in the order in which requests arrive.
+    """Plays back `answers` in the order in which requests arrive.
 
-    Answers are raw model text in the family's dialect, think tags and all. A token is a tag, a word or a punctuation
-    mark, with the white space before it; an image takes one token per 28x28 pixels. A text comes token by token, a
-    sequence chunk by chunk. `max_tokens` and `stop` hold; sampling and constraints have no effect.
+    Answers are raw model text in the family's dialect, including tags. A token is a tag, a word or a punctuation mark,
+    with the white space before it; an image takes one token per 28x28 pixels. Text is streamed token by token, a
+    sequence chunk by chunk. `max_tokens` and `stop` are applied; sampling and constraints have no effect.
 
     Attributes:
-        history: every request, complete as an engine gets it.
-        cancelled: requests that were broken off.
-        active: how many requests are in work; `most_at_once` is the most there ever were.
+        history: all requests, with defaults filled in as for any engine.
+        cancelled: requests that were cancelled before their last piece.
+        active: number of requests that are running.
+        most_at_once: the highest value of `active` so far.
         closed: whether `close` was called.
     """
 
@@ -50,14 +51,14 @@ class ScriptedEngine:
         latency: float = 0.0,
         model: str = "scripted",
     ) -> None:
-        """Write the script.
+        """Prepare the answers.
 
         Args:
-            answers: one for each request, or a function that answers them all.
-            family: whose dialect the answers are written in.
-            context: tokens for prompt and completion together; None is the family's.
-            latency: seconds before each chunk.
-            model: the name to go by.
+            answers: one for each request, or a function that answers all of them.
+            family: determines the dialect of the answers.
+            context: maximum number of tokens of prompt and completion together; None is the family's.
+            latency: delay before each chunk, in seconds.
+            model: name of the model in `info`.
         """
         self._always = answers if callable(answers) else None
         self._answers = deque(() if callable(answers) else answers)
@@ -75,7 +76,7 @@ class ScriptedEngine:
         return self._info
 
     async def stream(self, request: Request) -> AsyncGenerator[Piece, None]:
-        """Play the next answer."""
+        """Play back the next answer."""
         self._check_open()
         self.history.append(request)
         self.active += 1
@@ -86,14 +87,14 @@ class ScriptedEngine:
                 finished = piece.finish is not None
                 yield piece
         except (GeneratorExit, asyncio.CancelledError):
-            if not finished:  # nobody needs to read beyond the last piece
+            if not finished:  # closing the stream after its last piece is not a cancellation
                 self.cancelled.append(request)
             raise
         finally:
             self.active -= 1
 
     async def count_tokens(self, request: Request) -> TokenCount:
-        """Count texts and images by this class's rule."""
+        """Count the tokens of text and images as described at the class."""
         self._check_open()
         parts = [part for message in request.messages for part in _flat(message.parts)]
         text = sum(len(_tokens(part.text)) for part in parts if isinstance(part, Text))
@@ -112,7 +113,7 @@ class ScriptedEngine:
             return self._always(request)
         if not self._answers:
             raise EngineError(
-                f"Request {len(self.history)} has no answer in the script.", hint="Give the engine more answers."
+                f"The script has no answer for request {len(self.history)}.", hint="Give the engine more answers."
             )
         answer = self._answers.popleft()
         return answer(request) if callable(answer) else answer

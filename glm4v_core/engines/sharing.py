@@ -1,8 +1,8 @@
-"""The one registry of loaded models: equal configurations share one engine, which is freed behind its last user.
+"""The registry of loaded models: equal configurations share one engine, which is freed after its last user.
 
-Whoever asks for an engine gets a lease of it and must close that. Hosts copy their model objects at will: LangChain's
-`configurable_fields` makes a new one for every call, LlamaIndex rebuilds them from dicts. So the objects of an adapter
-have one model in common, kept here with a lease of its own, which every equal object finds and any may close.
+Each user of an engine gets a lease and must close it. Hosts copy their model objects freely: LangChain's
+`configurable_fields` creates a new one for every call, and LlamaIndex rebuilds them from dicts. Therefore all equal
+objects of an adapter share one model. It is kept here with its lease; any of these objects finds it and may close it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ class Plan:
     """What to load. Plans with equal keys share one engine.
 
     Attributes:
-        load: blocking; runs in a thread of its own.
+        key: identifies engine, model and options.
+        load: loads the engine; blocks, so it runs in a separate thread.
     """
 
     key: Hashable
@@ -36,7 +37,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """What an adapter's object was told to load, before it is planned."""
+    """The settings from which an adapter's object loads its model."""
 
     model: str
     engine: str
@@ -45,13 +46,14 @@ class Configuration:
 
 @dataclass(slots=True)
 class _Shared:
-    """One engine, or the load of it.
+    """One engine that is loaded or being loaded.
 
     Attributes:
-        users: leases, and callers that wait for one.
-        model: what adapters have in common on it, of a type that this module need not know; None when they have none.
+        engine: the task that loads it.
+        users: number of leases and of callers that wait for one.
+        model: shared by the objects of adapters, of a type that this module does not depend on; None if there is none.
         lease: the lease of `model`.
-        configurations: by which adapters find `model`; a list, since options need not be hashable.
+        configurations: those with which adapters find `model`; a list, since options may not be hashable.
     """
 
     engine: asyncio.Task[Engine]
@@ -61,12 +63,12 @@ class _Shared:
     configurations: list[Configuration] = field(default_factory=list)
 
 
-# Changed on the engine loop only, so it needs no lock; `find` reads it from other threads.
+# Modified only on the engine loop, so it does not need a lock; `find` reads a copy from other threads.
 _shared: dict[Hashable, _Shared] = {}
 
 
 def find(configuration: Configuration) -> Any:
-    """Return the model that adapters have in common for a configuration, or None. May be called from any thread."""
+    """Return the shared model for a configuration, or None. May be called from any thread."""
     for shared in tuple(_shared.values()):
         if shared.model is not None and configuration in shared.configurations:
             return shared.model
@@ -74,12 +76,12 @@ def find(configuration: Configuration) -> Any:
 
 
 async def find_or_load(configuration: Configuration, plan: Plan, wrap: Callable[[Engine], Model]) -> Model:
-    """Return the model that adapters have in common, loading the engine if need be. Runs on the engine loop.
+    """Return the shared model, loading the engine if necessary. Must run on the engine loop.
 
     Args:
-        configuration: `find` finds the model by it from now on.
-        plan: what the configuration means.
-        wrap: makes the model from an engine; every caller passes the same function.
+        configuration: with which `find` finds the model from now on.
+        plan: how to load the engine of this configuration.
+        wrap: creates the model from an engine; every caller must pass the same function.
     """
     lease = await load_engine(plan)
     shared = lease.shared
@@ -94,16 +96,17 @@ async def find_or_load(configuration: Configuration, plan: Plan, wrap: Callable[
 
 
 async def close(configuration: Configuration) -> None:
-    """Close the model that `find` finds; the next `find_or_load` makes another. Runs on the engine loop."""
+    """Close the model that `find` returns; the next `find_or_load` creates a new one. Must run on the engine loop."""
     for shared in tuple(_shared.values()):
         if shared.lease is not None and configuration in shared.configurations:
             await shared.lease.close()
 
 
 async def load_engine(plan: Plan) -> Lease:
-    """Load what is planned, or take part in the engine that is loaded or being loaded already.
+    """Load the planned engine, or share it if it is already loaded or being loaded. Must run on the engine loop.
 
-    Runs on the engine loop. Each result must be closed; the last `close` frees the memory.
+    Returns:
+        A lease, which the caller must close. Closing the last one frees the memory.
     """
     shared = _shared.get(plan.key)
     if shared is None:
@@ -111,14 +114,14 @@ async def load_engine(plan: Plan) -> Lease:
     shared.users += 1
     async with AsyncExitStack() as undo:
         undo.push_async_callback(_release, plan.key, shared)
-        # Shielded: one caller who gives up must not take the engine from the others.
+        # Shielded, so that cancelling one caller does not cancel the load for the others.
         engine = await asyncio.shield(shared.engine)
         undo.pop_all()
     return Lease(plan.key, shared, engine)
 
 
 async def _in_its_own_thread(load: Callable[[], Engine]) -> Engine:
-    """Keep out of the loop's pool of threads: all of them may be waiting for this engine."""
+    """Load in a new thread. All threads of the loop's default pool may be waiting for this engine."""
     thread = ThreadPoolExecutor(1, thread_name_prefix="glm4v-load")
     try:
         return await asyncio.get_running_loop().run_in_executor(thread, load)
@@ -127,10 +130,11 @@ async def _in_its_own_thread(load: Callable[[], Engine]) -> Engine:
 
 
 async def _release(key: Hashable, shared: _Shared) -> None:
+    """Count one user less; the last one closes the engine."""
     shared.users -= 1
     if shared.users:
         return
-    # Removed first: whoever asks from now on gets a new engine, also after a failed load.
+    # Removed before closing: a request for it during the close, or after a failed load, must start a new engine.
     del _shared[key]
     await asyncio.wait([shared.engine])
     if shared.engine.exception() is None:
@@ -138,7 +142,7 @@ async def _release(key: Hashable, shared: _Shared) -> None:
 
 
 class Lease:
-    """One user's part in a shared engine; an `Engine` itself."""
+    """One user's share of an engine; implements `Engine` itself."""
 
     def __init__(self, key: Hashable, shared: _Shared, engine: Engine) -> None:
         self.info = engine.info
@@ -180,5 +184,5 @@ class Lease:
 
 
 if hasattr(os, "register_at_fork"):
-    # The threads of the parent's engines do not exist in a child, so nothing there may find them.
+    # A forked child does not have the threads of the parent's engines, so it must not find these engines.
     os.register_at_fork(after_in_child=_shared.clear)

@@ -34,9 +34,7 @@ def check_shape(size: tuple[int, int], limits: ImageLimits, name: str) -> None:
     if shorter <= 0:
         raise ImageShapeError(f"{name} is empty: {size[0]}x{size[1]} pixels.")
     if shorter < limits.min_side:
-        raise ImageShapeError(
-            f"{name} has {size[0]}x{size[1]} pixels; every side needs min_side={limits.min_side}."
-        )
+        raise ImageShapeError(f"{name} has {size[0]}x{size[1]} pixels; every side needs min_side={limits.min_side}.")
     if longer > shorter * limits.max_aspect:
         raise ImageShapeError(f"{name} has {size[0]}x{size[1]} pixels, more than max_aspect={limits.max_aspect:g}.")
 

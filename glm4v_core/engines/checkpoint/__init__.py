@@ -1,1 +1,1 @@
-"""What both local engines read from a checkpoint: files, image sizes, tokens."""
+"""Shared by both local engines: the files of a checkpoint, image sizes, tokenization, answers token by token."""

@@ -1,6 +1,7 @@
-"""The files of a checkpoint that every engine in this process reads: all but the weights.
+"""The files of a checkpoint apart from the weights.
 
-No code from them is run, but the tokenizer of a legacy checkpoint where the caller asks for it and names the commit.
+No code in a checkpoint is run, with one exception: the tokenizer of a legacy checkpoint, if the caller allows it and
+names the commit.
 """
 
 from __future__ import annotations
@@ -24,10 +25,13 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class CheckpointFiles:
-    """What surrounds the weights.
+    """A checkpoint without its weights.
 
     Attributes:
+        name: as the caller gave it, a path or hub id.
         config: the content of config.json.
+        family: recognised from the files.
+        tokenizer: of transformers.
         template: the chat template's text; None for a base model.
         stop_token_ids: tokens that end an answer.
     """
@@ -42,21 +46,23 @@ class CheckpointFiles:
 
 
 def read_files(model: str | os.PathLike[str], revision: str | None, *, remote_code: bool = False) -> CheckpointFiles:
-    """Read a folder or a hub id.
+    """Read the files of a checkpoint, all but the weights.
 
     Args:
-        remote_code: run the tokenizer code of a legacy checkpoint; other checkpoints need none.
+        model: a folder or a hub id.
+        revision: branch, tag or commit of a hub id; None is the default branch.
+        remote_code: allow the tokenizer code of a legacy checkpoint to run; other checkpoints do not need it.
 
     Raises:
-        ModelNotFoundError: no such folder, or no such hub id within reach.
+        ModelNotFoundError: the folder does not exist, or the hub id does not exist or cannot be reached.
         ModelLoadError: the files are incomplete or broken.
-        UnsupportedError: the checkpoint is of no known family, or wants to run code of its own.
+        UnsupportedError: the checkpoint does not belong to a known family, or requires custom code.
     """
     folder = find_checkpoint(model, revision, [*CHECKPOINT_FILES, *(TOKENIZER_CODE if remote_code else ())])
     config = read_json(folder / "config.json")
     legacy = any(family.remote_tokenizer and config.get("model_type") in family.model_types for family in FAMILIES)
     if remote_code and legacy:
-        _log.warning("The tokenizer of %s runs its own code, commit %s.", model, revision)
+        _log.warning("The tokenizer of %s runs code from the checkpoint, commit %s.", model, revision)
     else:
         _refuse_own_code(config)
     tokenizer = _load_tokenizer(folder, remote_code=remote_code and legacy)
@@ -69,11 +75,15 @@ def read_files(model: str | os.PathLike[str], revision: str | None, *, remote_co
 def find_checkpoint(
     model: str | os.PathLike[str], revision: str | None, patterns: Sequence[str] = CHECKPOINT_FILES
 ) -> Path:
-    """Return the folder of a checkpoint, downloading a hub id when the hub is reachable."""
+    """Return the folder of a checkpoint; a hub id is downloaded, or taken from the cache when offline.
+
+    Raises:
+        ModelNotFoundError: there is no such folder or hub id, or the folder is not a checkpoint.
+    """
     path = Path(model)
     if path.is_dir():
         if not (path / "config.json").is_file():
-            raise ModelNotFoundError(f"The folder {path} holds no config.json, so it is no checkpoint.")
+            raise ModelNotFoundError(f"The folder {path} has no config.json, so it is not a checkpoint.")
         return path
     import huggingface_hub
     from huggingface_hub.errors import HFValidationError
@@ -81,37 +91,45 @@ def find_checkpoint(
     try:
         return Path(huggingface_hub.snapshot_download(str(model), revision=revision, allow_patterns=list(patterns)))
     except HFValidationError as error:
-        raise ModelNotFoundError(f"There is no folder {model}, and this is no hub id.") from error
+        raise ModelNotFoundError(f"There is no folder {model}, and this is not a valid hub id.") from error
     except OSError as error:
-        raise ModelNotFoundError(f"{model} is no folder, nor is it cached or reachable on the hub: {error}") from error
+        raise ModelNotFoundError(f"{model} is not a folder, and not cached or available on the hub: {error}") from error
 
 
 def load_image_processor(folder: Path) -> Any:
-    """Load the image processor that works on PIL images, so that torchvision is not needed."""
+    """Load the variant of the image processor that uses PIL, so that torchvision is not needed.
+
+    Raises:
+        UnsupportedError: it is not an image processor of the GLM-V family.
+    """
     import transformers
 
     kind = read_json(folder / "preprocessor_config.json").get("image_processor_type", "")
     plain = str(kind).removesuffix("Fast").removesuffix("Pil")
     if plain not in ("Glm4vImageProcessor", "Glm46VImageProcessor"):
-        raise UnsupportedError(f"The image processor {kind!r} is not one of the GLM-V family's.")
+        raise UnsupportedError(f"{kind!r} is not an image processor of the GLM-V family.")
     return getattr(transformers, f"{plain}Pil").from_pretrained(folder, local_files_only=True)
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a file that holds one JSON object."""
+    """Read a file that contains one JSON object.
+
+    Raises:
+        ModelLoadError: the file cannot be read, or is not a JSON object.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ModelLoadError(f"{path.name} cannot be read: {error}") from error
     if not isinstance(content, dict):
-        raise ModelLoadError(f"{path.name} is no JSON object.")
+        raise ModelLoadError(f"{path.name} is not a JSON object.")
     return content
 
 
 def _refuse_own_code(config: dict[str, Any]) -> None:
     if "auto_map" in config:
         raise UnsupportedError(
-            "The checkpoint wants to run code of its own (`auto_map` in config.json), which stays off.",
+            "The checkpoint requires custom code (`auto_map` in config.json), which is not run.",
             hint="Use a checkpoint in the transformers format, such as zai-org/GLM-4.1V-9B-Thinking. "
             "For glm-4v-9b, the vllm engine takes trust_remote_code=True with a pinned revision.",
         )
@@ -127,7 +145,7 @@ def _load_tokenizer(folder: Path, *, remote_code: bool) -> Any:
 
 
 def _stop_token_ids(folder: Path, family: Family, tokenizer: Any) -> frozenset[int]:
-    """Gather what generation_config.json names and what the family's dialect ends a turn with."""
+    """Return the tokens that generation_config.json or the family's dialect names as stop tokens."""
     path = folder / "generation_config.json"
     configured: int | Iterable[int] | None = read_json(path).get("eos_token_id") if path.is_file() else None
     named = {configured} if isinstance(configured, int) else set(configured or ())

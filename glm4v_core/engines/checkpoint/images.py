@@ -1,4 +1,4 @@
-"""How large a checkpoint's image processor makes an image, and what that costs in tokens of the prompt."""
+"""Image sizers: the size to which a checkpoint's image processor resizes an image, and its number of visual tokens."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from glm4v_core.media.image import Image
 
 @dataclass(frozen=True, slots=True)
 class MeasuredImage:
-    """One image of a prompt, and the size in which the model sees it.
+    """One image of a prompt, and the size at which the model sees it.
 
     Attributes:
-        key: content hash and size, the same for images that give the same features.
-        size: the image processor's bounds for this image.
-        rows, columns: patches of the resized image.
-        tokens: visual tokens it takes in the prompt.
+        image: before it is resized.
+        key: content hash and size; equal for images with equal features.
+        size: the image processor's bounds for this image, shortest_edge and longest_edge in pixels over two frames.
+        rows: patches from top to bottom, after resizing.
+        columns: patches from left to right, after resizing.
+        tokens: its visual tokens in the prompt.
     """
 
     image: Image
@@ -29,23 +31,23 @@ class MeasuredImage:
 
 
 class ImageSizer(Protocol):
-    """Determines the size in which a model sees images."""
+    """Determines the size at which a model sees images."""
 
     def bounds(self) -> dict[str, int]:
-        """Return the least and the largest area of an image, in pixels over two frames."""
+        """Return the smallest and largest area as shortest_edge and longest_edge, in pixels over two frames."""
         ...
 
     def measure(self, image: Image) -> MeasuredImage:
-        """Return the size of an image and what it costs."""
+        """Return the size of an image in patches and visual tokens."""
         ...
 
 
 class SquareSizer:
-    """The image sizer of the first generation: every image becomes one square.
+    """The image sizer of the first generation, which resizes every image to the same square.
 
     Args:
-        side: pixels of the square.
-        patch: pixels of a patch; one visual token covers two by two of them.
+        side: of the square, in pixels.
+        patch: side of a patch, in pixels; one visual token covers 2 x 2 patches.
     """
 
     def __init__(self, side: int, patch: int) -> None:
@@ -61,11 +63,11 @@ class SquareSizer:
 
 
 class ProcessorSizer:
-    """Sizes images as the image processor of one checkpoint resizes them. Thread-safe.
+    """Computes the size to which a checkpoint's image processor resizes images. Thread-safe.
 
     Args:
         processor: an image processor of the GLM-V family.
-        max_image_tokens: visual tokens one image may take; None leaves it to the processor and the image.
+        max_image_tokens: maximum number of visual tokens per image; None for the limits of processor and image only.
     """
 
     def __init__(self, processor: Any, max_image_tokens: int | None) -> None:
@@ -73,10 +75,10 @@ class ProcessorSizer:
         self._limit = max_image_tokens
 
     def bounds(self, *limits: int | None) -> dict[str, int]:
-        """Return the processor's bounds, in pixels over two frames.
+        """Return the smallest and largest area, in pixels over two frames.
 
         Args:
-            limits: visual tokens that an image may take, besides the sizer's own limit; None is no limit.
+            limits: further limits on the visual tokens of an image, besides the sizer's; None is ignored.
         """
         processor = self._processor
         side = processor.patch_size * processor.merge_size
@@ -86,10 +88,10 @@ class ProcessorSizer:
         return {"shortest_edge": min(shortest, longest), "longest_edge": longest}
 
     def measure(self, image: Image) -> MeasuredImage:
-        """Return the size of an image and what it costs.
+        """Return the size of an image in patches and visual tokens.
 
         Raises:
-            ImageShapeError: it is too elongated.
+            ImageShapeError: the image is too elongated.
         """
         size = self.bounds(image.max_tokens)
         rows, columns = self._grid(image, size)

@@ -1,4 +1,4 @@
-"""From a rendered prompt to token ids, with one token for each image."""
+"""Tokenizes rendered prompts; each image is a single token at first."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ class TokenizedPrompt:
     """A prompt as token ids, with one image token for each image.
 
     Attributes:
-        phase: in which state the output starts.
+        ids: token ids.
+        images: in the order of their tokens.
+        phase: in which the model's output starts.
     """
 
     ids: list[int]
@@ -25,16 +27,23 @@ class TokenizedPrompt:
 
     @property
     def image_tokens(self) -> int:
+        """Number of visual tokens of all images."""
         return sum(image.tokens for image in self.images)
 
     @property
     def length(self) -> int:
-        """Tokens that the model reads, each image at its full size."""
+        """Number of tokens that the model reads, counting all visual tokens of each image."""
         return len(self.ids) - len(self.images) + self.image_tokens
 
 
 class PromptTokenizer:
-    """Turns rendered prompts into token ids. Thread-safe."""
+    """Converts rendered prompts to token ids. Thread-safe.
+
+    Args:
+        tokenizer: of transformers.
+        image_token: id of the token that represents an image.
+        sizer: determines the sizes of images.
+    """
 
     def __init__(self, tokenizer: Any, image_token: int, sizer: ImageSizer) -> None:
         self._tokenizer = tokenizer
@@ -45,12 +54,12 @@ class PromptTokenizer:
         """Tokenize a prompt and measure its images.
 
         Raises:
-            MessageError: placeholders and images do not match.
+            MessageError: the numbers of placeholders and images differ.
             ImageShapeError: an image is too elongated.
         """
         images = tuple(self._sizer.measure(image) for image in prompt.images)
         ids: list[int] = self._tokenizer(prompt.text, add_special_tokens=False)["input_ids"]
         places = ids.count(self._image_token)
         if places != len(images):
-            raise MessageError(f"The prompt has {places} places for images, but {len(images)} images are given.")
+            raise MessageError(f"The prompt has {places} image placeholders but {len(images)} images.")
         return TokenizedPrompt(ids, images, prompt.phase)

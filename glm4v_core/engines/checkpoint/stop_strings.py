@@ -1,4 +1,4 @@
-"""Stop strings, which end an answer and are never shown."""
+"""Stop strings, which end an answer and are not part of it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,11 @@ from collections.abc import Sequence
 
 
 class StopStrings:
-    """Passes text on until the first stop string; holds back what may be the beginning of one."""
+    """Passes text on up to the first stop string; holds back text that may be the beginning of one.
+
+    Attributes:
+        found: whether a stop string has been found.
+    """
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = tuple(stop for stop in stops if stop)
@@ -14,7 +18,7 @@ class StopStrings:
         self.found = False
 
     def feed(self, text: str) -> str:
-        """Return the text that is safe to show; `found` is set once a stop string is complete."""
+        """Return the text that is certainly not part of a stop string; set `found` if one is complete."""
         if not self._stops:
             return text
         text = self._held + text
@@ -27,12 +31,12 @@ class StopStrings:
         return text[:cut]
 
     def flush(self) -> str:
-        """Return what was held back and turned out to begin no stop string."""
+        """Return the text that was held back, at the end of the answer."""
         text, self._held = self._held, ""
         return text
 
     def _overlap(self, text: str) -> int:
-        """Length of the longest end of `text` that begins a stop string."""
+        """Return the length of the longest suffix of `text` with which a stop string begins."""
         longest = min(len(text), max(map(len, self._stops)) - 1)
         for length in range(longest, 0, -1):
             if any(stop.startswith(text[-length:]) for stop in self._stops):

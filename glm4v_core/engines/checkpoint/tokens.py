@@ -1,4 +1,4 @@
-"""From tokens to text, in whole characters."""
+"""Converts tokens to text, in whole characters."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class TokenBytes:
     def __init__(self, tokenizer: Any) -> None:
         vocabulary: dict[str | bytes, int] = tokenizer.get_vocab()
         added = {index: token.content.encode() for index, token in tokenizer.added_tokens_decoder.items()}
-        # The tokenizer of the first generation is no BPE of this kind; its vocabulary holds the bytes themselves.
+        # The first generation's tokenizer is not byte-level BPE; its vocabulary contains the bytes themselves.
         in_letters = not any(isinstance(token, bytes) for token in vocabulary)
         if in_letters and "ByteLevel" not in str(tokenizer.backend_tokenizer.decoder):
             raise ModelLoadError("The tokenizer is not a byte-level BPE tokenizer, as every GLM-V tokenizer is.")
@@ -25,10 +25,11 @@ class TokenBytes:
         self._table = table
 
     def __getitem__(self, token: int) -> bytes:
-        """Return the token's bytes; a row of the embedding matrix that is no token has none."""
+        """Return the token's bytes. They are empty for padding rows of the embedding matrix, which are not tokens."""
         return self._table[token] if token < len(self._table) else b""
 
     def text(self, token: int) -> str:
+        """Return a token by itself as text; incomplete characters are replaced."""
         return self[token].decode(errors="replace")
 
 
@@ -39,9 +40,10 @@ def _bytes_of(token: str) -> bytes:
 
 @functools.cache
 def _byte_alphabet() -> dict[str, int]:
-    """Map the letters in which byte-level BPE writes bytes back to these bytes.
+    """Map the characters that represent bytes in a byte-level BPE vocabulary to these bytes.
 
-    Printable Latin-1 bytes stand for themselves; the others got the letters from U+0100 on, in order.
+    Printable Latin-1 characters represent their own byte. The other bytes are represented by the characters from
+    U+0100 on, in order.
     """
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(0x100) if byte not in printable]
@@ -49,11 +51,12 @@ def _byte_alphabet() -> dict[str, int]:
 
 
 class Detokenizer:
-    """Turns one stream of tokens into text; bytes of an unfinished character wait for the rest of it."""
+    """Converts one stream of tokens to text. The bytes of an incomplete character wait for the rest of it."""
 
     def __init__(self, table: TokenBytes) -> None:
         self._table = table
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def feed(self, token: int) -> str:
+        """Return the characters that are complete with this token."""
         return self._decoder.decode(self._table[token])

@@ -1,4 +1,4 @@
-"""Clients of one server, and what the server says about itself."""
+"""Clients for one server, and the discovery of the model that it serves."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from glm4v_core.errors import ConfigError, ModelNotFoundError, ServerError, Unsu
 
 _OLDEST = "0.32"
 NO_KEY = "none"
-"""Sent instead of a key: the client sends no request without one, and servers without keys ignore it."""
+"""Sent if there is no key: the client requires one, and servers without keys ignore it."""
 
 _log = logging.getLogger(__name__)
 
@@ -28,8 +28,11 @@ class Served:
     """One model that a server offers.
 
     Attributes:
-        api: see `ServerOptions`, decided.
-        version: of vLLM, where the server tells it.
+        name: as the server lists it.
+        family: guessed from the name, or from the options.
+        context: maximum number of tokens of a prompt and its completion together.
+        api: see `ServerOptions`; never "auto" here.
+        version: of vLLM, if the server tells it.
     """
 
     name: str
@@ -40,7 +43,7 @@ class Served:
 
 
 def asynchronous_client(options: ServerOptions) -> openai.AsyncOpenAI:
-    """Make the client for requests; it belongs to the event loop that uses it first."""
+    """Create the client for requests. It belongs to the event loop that uses it first."""
     http = openai.DefaultAsyncHttpxClient(verify=options.verify)
     return openai.AsyncOpenAI(http_client=http, **_settings(options))
 
@@ -49,13 +52,13 @@ def find_model(name: str | None, options: ServerOptions) -> Served:
     """Ask the server for its models and choose one. Blocks.
 
     Args:
-        name: as the server lists it; None is the only one there is.
-        options: see there.
+        name: as the server lists it; None if the server has only one model.
+        options: of the engine.
 
     Raises:
-        ModelNotFoundError: the server does not have it, or has several.
-        UnsupportedError: it is of no known family, or its server garbles its prompts.
-        ServerError, ConfigError: the server cannot be reached, or refuses.
+        ModelNotFoundError: the server does not have this model, or has several and `name` is None.
+        UnsupportedError: the model's family is unknown, or the server renders its prompts wrongly.
+        ServerError, ConfigError: the server cannot be reached, or rejects the request.
     """
     http = openai.DefaultHttpxClient(verify=options.verify)
     with reported(options.secrets), openai.OpenAI(http_client=http, **_settings(options)) as client:
@@ -73,7 +76,7 @@ def find_model(name: str | None, options: ServerOptions) -> Served:
 
 
 def _settings(options: ServerOptions) -> dict[str, Any]:
-    """Say everything that the client would otherwise take from the variables of OpenAI's own service."""
+    """Set everything that the client would otherwise read from environment variables meant for OpenAI's own service."""
     foreign = [line.partition(":")[0].strip() for line in os.environ.get("OPENAI_CUSTOM_HEADERS", "").splitlines()]
     omitted = dict.fromkeys(["OpenAI-Organization", "OpenAI-Project", *filter(None, foreign)], openai.Omit())
     return {
@@ -92,14 +95,14 @@ def _cards(client: openai.OpenAI) -> list[dict[str, Any]]:
     answer: Any = client.get("/models", cast_to=object)
     cards = answer.get("data") if isinstance(answer, dict) else None
     if not isinstance(cards, list) or not all(isinstance(card, dict) and card.get("id") for card in cards):
-        raise ServerError("The server's list of models cannot be read.", hint="Check what base_url leads to.")
+        raise ServerError("The server's list of models cannot be read.", hint="Check base_url.")
     return cards
 
 
 def _choose(name: str | None, cards: Sequence[dict[str, Any]]) -> dict[str, Any]:
     names = [str(card["id"]) for card in cards]
     if name is None:
-        # Adapters have a parent; one checkpoint may go by several names.
+        # LoRA adapters have a parent. One checkpoint may be listed under several names.
         origins = {card.get("root") or card["id"] for card in cards if not card.get("parent")}
         if len(origins) == 1:
             return next(card for card in cards if not card.get("parent"))
@@ -114,7 +117,7 @@ def _family(card: dict[str, Any]) -> Family:
         if name and (family := published_as(str(name))):
             return family
     raise UnsupportedError(
-        f"The name {card['id']!r} does not tell which family the model is of.",
+        f"The name {card['id']!r} does not show to which family the model belongs.",
         hint="Pass the engine's option family, such as family='GLM-4.6V-Flash'.",
     )
 
@@ -127,7 +130,13 @@ def _context(card: dict[str, Any], family: Family, options: ServerOptions) -> in
 
 
 def _check_rendering(client: openai.OpenAI, model: str, options: ServerOptions) -> None:
-    """Refuse a server that shows messages as Python lists: vLLM's default where only user turns are read as lists."""
+    """Refuse a server that renders messages as Python lists.
+
+    vLLM does so by default for templates that expect lists in user turns only.
+
+    Raises:
+        UnsupportedError: the server does so.
+    """
     messages = [{"role": "system", "content": "x"}, {"role": "user", "content": "x"}]
     body = {"model": model, "messages": messages, "return_token_strs": True}
     url = options.base_url.removesuffix("/v1") + "/tokenize"
@@ -137,15 +146,15 @@ def _check_rendering(client: openai.OpenAI, model: str, options: ServerOptions) 
         return
     if isinstance(answer, dict) and "'type'" in "".join(answer.get("token_strs") or ()):
         raise UnsupportedError(
-            "This server shows the model system messages and past answers as Python lists.",
+            "This server renders system messages and earlier answers as Python lists.",
             hint="Start vLLM with --chat-template-content-format string --interleave-mm-strings.",
         )
 
 
 def _check_version(version: str | None) -> None:
-    """Warn of a vLLM that may not know every field: it answers as if it had not been sent."""
+    """Log a warning for an old vLLM, which silently ignores fields that it does not know."""
     if version and _numbers(version) < _numbers(_OLDEST):
-        _log.warning("The server runs vLLM %s; this engine is tested from %s on.", version, _OLDEST)
+        _log.warning("The server runs vLLM %s; this engine is tested with %s and later.", version, _OLDEST)
 
 
 def _numbers(version: str) -> list[int]:
@@ -153,7 +162,7 @@ def _numbers(version: str) -> list[int]:
 
 
 def _version(client: openai.OpenAI, options: ServerOptions) -> str | None:
-    """Ask vLLM for its version; a router in front of it may not pass the question on."""
+    """Ask vLLM for its version; None if a router in front of it does not forward the request."""
     try:
         answer: Any = client.with_options(max_retries=0).get(
             options.base_url.removesuffix("/v1") + "/version", cast_to=object

@@ -1,4 +1,4 @@
-"""The server engine: a model that is served elsewhere, over any OpenAI-compatible API, vLLM's first of all."""
+"""The server engine: a model that is served elsewhere, over vLLM's API or any OpenAI-compatible one."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from glm4v_core.types import Piece, Request, Timings
 
 Chunks = openai.AsyncStream[Any]
 _PARSER_FLAG = "--tool-call-parser"
-"""What vLLM names when it refuses tools because it was started without a parser for their calls."""
+"""Occurs in vLLM's error if it refuses tools because it was started without a tool parser."""
 
 _log = logging.getLogger(__name__)
 
@@ -39,8 +39,8 @@ _log = logging.getLogger(__name__)
 class ServerEngine:
     """Sends requests to one served model; implements `glm4v_core.engines.Engine`.
 
-    Token counts of single pieces are exact where the server keeps count in its stream, as vLLM does; the usage at the
-    end is always the server's own.
+    The token counts of single pieces are exact if the server sends counts with its stream, as vLLM does. The usage at
+    the end always comes from the server.
     """
 
     def __init__(self, served: Served, options: ServerOptions) -> None:
@@ -52,10 +52,10 @@ class ServerEngine:
 
     @classmethod
     def load(cls, model: str | None, options: ServerOptions) -> ServerEngine:
-        """Find a model on a server. Blocks for the time of one or two small requests.
+        """Find a model on a server; blocks for a few small requests.
 
         Args:
-            model: as the server lists it; None is the only one there is.
+            model: as the server lists it; None if the server has only one model.
             options: see `ServerOptions`.
 
         Raises:
@@ -68,11 +68,11 @@ class ServerEngine:
         return self._info
 
     async def stream(self, request: Request) -> AsyncGenerator[Piece, None]:
-        """Yield raw text as it arrives; closing the iterator closes the connection, on which a server gives up too.
+        """Yield raw text as it arrives; closing the iterator closes the connection, which also ends it on the server.
 
         Raises:
             ContextOverflowError: prompt and max_tokens exceed the context window.
-            RequestRefusedError, ServerError, ServerAccessError, EngineTimeoutError: see `server_errors`.
+            RequestRefusedError, ServerError, ServerAccessError, EngineTimeoutError: see `errors.reported`.
         """
         client, started = self._open(), time.monotonic()
         answer, first = AnswerStream(request, self._writer.served), 0.0
@@ -80,6 +80,7 @@ class ServerEngine:
         async with await self._begin(client, request, deadline) as chunks:
             while (chunk := await self._next(chunks, deadline)) is not None:
                 piece = answer.take(chunk)
+                # vLLM sends the length of the prompt early; a prompt that is too long fails before any text is shown.
                 if answer.usage and not first:
                     new_tokens(request, self._info, answer.usage.prompt)
                 if piece is not None:
@@ -91,10 +92,10 @@ class ServerEngine:
         yield Piece(finish=answer.finish, usage=answer.usage, timings=Timings(0.0, first or total, total))
 
     async def count_tokens(self, request: Request) -> TokenCount:
-        """Count a request's prompt on the server, by vLLM's own endpoint: exact, images included.
+        """Count the tokens of a request's prompt exactly, including images, with vLLM's own endpoint.
 
         Raises:
-            UnsupportedError: the server has no such endpoint.
+            UnsupportedError: the server does not have this endpoint.
         """
         client = self._open()
         if self._writer.served.api == "openai":
@@ -110,7 +111,7 @@ class ServerEngine:
         return _token_count(answer, self._info.family.dialect.image_placeholder)
 
     async def close(self) -> None:
-        """Close the connections; requests that still run fail. The server goes on."""
+        """Close the connections; running requests fail. The server is not affected."""
         client, self._client = self._client, None
         if client is not None:
             await client.close()
@@ -135,9 +136,9 @@ class ServerEngine:
             raise EngineClosedError("The engine was closed before the answer was complete.") from error
 
     async def _begin(self, client: openai.AsyncOpenAI, request: Request, deadline: float | None) -> Chunks:
-        """Send a request until the server begins an answer; the client repeats it, all under one deadline.
+        """Send a request and wait until the answer begins; the client's retries all count towards one deadline.
 
-        A vLLM without a tool parser refuses tools; from then on they are its messages' business alone.
+        A vLLM without a tool parser refuses tools. From then on tools are explained in the messages instead.
         """
         writer = self._writer
         try:
@@ -145,14 +146,14 @@ class ServerEngine:
         except RequestRefusedError as error:
             if not (writer.parses_calls and _PARSER_FLAG in error.message):
                 raise
-            _log.info("The server has no tool parser; calls are read here.")
+            _log.info("The server has no tool parser; tool calls are parsed by glm4v.")
             self._writer = replace(writer, parses_calls=False)
             return await self._send(client, self._writer, request, deadline)
 
     async def _send(
         self, client: openai.AsyncOpenAI, writer: RequestWriter, request: Request, deadline: float | None
     ) -> Chunks:
-        # Pixels become PNG files here, which takes its time.
+        # In a thread, since encoding images as PNG takes time.
         body = await asyncio.to_thread(writer.body, request)
         model, messages = body.pop("model"), body.pop("messages")
         with self._reported():
@@ -183,11 +184,11 @@ async def _until(deadline: float | None) -> AsyncIterator[None]:
 def _uncountable() -> UnsupportedError:
     return UnsupportedError(
         "This server cannot count tokens before it answers.",
-        hint="vLLM can, at /tokenize; the usage of an answer holds its prompt's tokens everywhere.",
+        hint="vLLM can, at /tokenize. The usage of an answer always has the number of prompt tokens.",
     )
 
 
 def _token_count(answer: Any, placeholder: str) -> TokenCount:
     if not isinstance(answer, dict) or not isinstance(answer.get("count"), int):
-        raise ServerError("The server's count of tokens cannot be read.")
+        raise ServerError("The server's token count cannot be read.")
     return TokenCount(answer["count"], (answer.get("token_strs") or []).count(placeholder))

@@ -1,4 +1,4 @@
-"""What goes wrong between here and a server, as errors of ours that never show a secret."""
+"""Translates errors of the client and the server into ours, without secrets."""
 
 from __future__ import annotations
 
@@ -41,7 +41,18 @@ _LONGEST_REASON = 500
 
 @contextmanager
 def reported(secrets: Sequence[str]) -> Iterator[None]:
-    """Raise what the client raises as one of our errors, cause chained, secrets blotted out of both."""
+    """Translate errors of the client into ours, with the cause chained and secrets removed from both.
+
+    Args:
+        secrets: texts that must not appear in an error.
+
+    Raises:
+        RequestRefusedError, ContextOverflowError: the server rejects the request.
+        ServerAccessError: the server rejects the key.
+        ModelNotFoundError: the server does not serve the model.
+        EngineTimeoutError: there was no answer in time.
+        ServerError: anything else that went wrong; see its subclasses.
+    """
     try:
         yield
     except (openai.OpenAIError, json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -61,14 +72,14 @@ def _translated(error: Exception) -> Glm4vError:
         case openai.APIError():
             return _from_reason(_status(error), _reason(error))
         case json.JSONDecodeError() | UnicodeDecodeError():
-            return ServerError("The server sent something that is not JSON.", hint="Check what base_url leads to.")
+            return ServerError("The server's response is not JSON.", hint="Check base_url.")
         case _:
             return ServerError(f"The client failed: {error}")
 
 
 def _from_reason(status: int | None, reason: str) -> Glm4vError:
     if status is None:
-        return ServerError(f"The server broke the answer off: {reason}")
+        return ServerError(f"The server aborted the answer: {reason}")
     text = f"The server answered {status}: {reason}"
     if status in _BY_STATUS:
         kind = _BY_STATUS[status]
@@ -81,7 +92,7 @@ def _from_reason(status: int | None, reason: str) -> Glm4vError:
 
 
 def _status(error: openai.APIError) -> int | None:
-    """Read the status, also of an error that comes within a stream, where it stands in the body."""
+    """Return the HTTP status; for an error inside a stream it is the code in the body."""
     if isinstance(error, openai.APIStatusError):
         return error.status_code
     return int(error.code) if error.code is not None and error.code.isdecimal() else None
@@ -96,7 +107,7 @@ def _reason(error: openai.APIError) -> str:
 
 
 def _blot(error: BaseException | None, secrets: Sequence[str]) -> None:
-    """Take secrets that a server or a library repeats out of an error and its causes, before anyone can print them."""
+    """Remove secrets that a server or library repeats from an error and its causes, before it can be printed."""
     while error is not None and secrets:
         error.args = tuple(_without(argument, secrets) for argument in error.args)
         if isinstance(error, openai.APIError):

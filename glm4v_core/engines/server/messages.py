@@ -1,4 +1,4 @@
-"""Messages as OpenAI-compatible servers take them: the conversation as templates read it, with its pixels in it."""
+"""Converts messages to the format of OpenAI-compatible servers, with images as data URIs."""
 
 from __future__ import annotations
 
@@ -25,22 +25,31 @@ WireDict = dict[str, Any]
 def wire_messages(
     request: Request, family: Family, max_image_tokens: int | None
 ) -> tuple[list[WireDict], list[WireDict]]:
-    """Write a request's messages and tools.
+    """Convert a request's messages and tools.
 
-    Control tokens in data are broken, images of tool results stand where the family's template shows them, and tools
-    are explained in a system text where its template cannot: just as for the engines that render the template here.
+    The same rules apply as for the engines that render the template themselves: control tokens in data are broken,
+    images in tool results are moved if the family's template drops them, and tools are explained in a system text if
+    the template does not explain them.
+
+    Args:
+        request: complete and checked.
+        family: determines these rules and the bounds of images.
+        max_image_tokens: maximum number of visual tokens per image; None for the server's limit only.
+
+    Returns:
+        The messages and the tools.
     """
     tools = () if request.tool_choice == "none" else request.tools
-    # Whatever its template wants, a server makes it from items.
+    # Servers take lists of items and convert them to what the template expects.
     conversation = Conversation(request.messages, tools, replace(family.dialect, user_content="items"))
     images = (_image_item(image, family, max_image_tokens) for image in conversation.images)
     return list(_with_ids(conversation.messages, images)), conversation.tools
 
 
 def _with_ids(messages: Sequence[TemplateDict], images: Iterator[WireDict]) -> Iterator[WireDict]:
-    """Number the calls, and the results after them: templates go by order, servers want ids.
+    """Add ids to tool calls and results: templates rely on their order, but servers require ids.
 
-    A call that could not be read is text for the model; its result comes first and gets an id of its own.
+    A call that could not be read is part of the text. Its result comes first and gets an id without a call.
     """
     total, ids = 0, list[str]()
     for index, message in enumerate(messages):
@@ -64,7 +73,7 @@ def _call(call: TemplateDict, call_id: str) -> WireDict:
 
 
 def _results_behind(messages: Sequence[TemplateDict], index: int) -> int:
-    """Count the tool results that follow this one in its run."""
+    """Return the number of consecutive tool results after this one."""
     behind = 0
     while index + behind + 1 < len(messages) and messages[index + behind + 1]["role"] == "tool":
         behind += 1
@@ -84,7 +93,7 @@ def _image_item(image: Image, family: Family, max_image_tokens: int | None) -> W
 
 
 def _fitted(image: Image, family: Family, max_image_tokens: int | None) -> PIL.Image.Image:
-    """Scale an image down to its budget as the model's own image processor would, which then has nothing to do."""
+    """Scale an image down to its budget as the model's image processor would, so that the server need not resize it."""
     budgets = [budget for budget in (image.max_tokens, max_image_tokens) if budget is not None]
     if not budgets:
         return image.pixels
@@ -93,7 +102,7 @@ def _fitted(image: Image, family: Family, max_image_tokens: int | None) -> PIL.I
     fewest = math.ceil(limits.min_pixels / side**2)
     if min(budgets) < fewest:
         raise UnsupportedError(
-            f"max_image_tokens={min(budgets)}, but the server shows any image with at least {fewest} tokens.",
+            f"max_image_tokens is {min(budgets)}, but the server uses at least {fewest} tokens for any image.",
             hint=f"Use at least {fewest}.",
         )
     bounds = {"min_pixels": limits.min_pixels, "max_pixels": min(budgets) * side**2, "factor": side}

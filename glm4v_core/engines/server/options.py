@@ -1,4 +1,4 @@
-"""What a caller may set on the server engine."""
+"""Options of the server engine."""
 
 from __future__ import annotations
 
@@ -43,26 +43,27 @@ def _split(url: str) -> SplitResult | None:
 
 
 class ServerOptions(RepetitionOptions):
-    """Settings of the connection to one server, with those of `RepetitionOptions`.
+    """Options of the connection to one server, in addition to those of `RepetitionOptions`.
 
     Attributes:
-        base_url: such as `http://127.0.0.1:8000/v1`; a URL without a path gets `/v1`. None is GLM4V_BASE_URL.
-        api_key: None is GLM4V_API_KEY; OpenAI's own variables are never read, nor sent to another server.
+        base_url: such as `http://127.0.0.1:8000/v1`; a URL without a path gets `/v1`. None reads GLM4V_BASE_URL.
+        api_key: None reads GLM4V_API_KEY. OpenAI's own environment variables are never read or sent.
         headers: sent with every request; their values are treated as secrets.
-        verify: whether certificates are checked, or the path of a bundle of authorities to check them against.
-        retries: attempts after the first, on 408, 409, 429, 5xx and lost connections, before an answer has begun.
-        deadline: seconds for one request with all its attempts; None waits forever.
-        connect_timeout: seconds for one connection.
-        api: which fields the server knows: `vllm` is OpenAI's and vLLM's, `openai` is OpenAI's alone, where a request
-            that needs more raises. `auto` is vllm where the list of models says that it comes from vLLM.
-        grammars: whether constraints and tools are sent as grammars over the whole turn, reasoning included. They then
-            work as on the other engines and need no parser on the server; but only a vLLM that was started with
-            `--structured-outputs-config.backend guidance` takes them, since one backend serves all its requests.
-            Otherwise they are sent in the fields that vLLM has for each kind.
-        family: a name from `FAMILIES`, if the served model's name does not tell it.
-        context: tokens that a prompt and its completion may hold; None is what the server says, or the family's.
-        max_image_tokens: visual tokens one image may take; larger images are scaled down before they are sent.
-        mm_processor_kwargs: for vLLM's image processor; a server takes it only with --trust-request-mm-kwargs.
+        verify: whether certificates are checked, or the path of a bundle of certificate authorities.
+        retries: further attempts on status 408, 409, 429, 5xx and lost connections, before an answer has begun.
+        deadline: seconds for one request including all retries; None waits forever.
+        connect_timeout: seconds for one connection attempt.
+        api: the fields that the server supports: `vllm` for those of OpenAI and vLLM, `openai` for those of OpenAI
+            only, in which case a request that needs more raises. `auto` is vllm if the list of models says so.
+        grammars: whether constraints and tools are sent as grammars over the whole turn, including reasoning. They
+            then work as with the other engines, without a parser on the server. This requires a vLLM that was started
+            with `--structured-outputs-config.backend guidance`, since one backend serves all its requests. If False,
+            they are sent in vLLM's field for each kind.
+        family: a name from `FAMILIES`, if the served model's name does not show it.
+        context: maximum number of tokens of a prompt and its completion together. None is the server's limit, or the
+            family's if the server does not tell it.
+        max_image_tokens: maximum number of visual tokens per image; larger images are scaled down before sending.
+        mm_processor_kwargs: for vLLM's image processor; requires a server started with --trust-request-mm-kwargs.
     """
 
     owner: ClassVar[str] = "The server engine"
@@ -93,13 +94,13 @@ class ServerOptions(RepetitionOptions):
     def _warn(self) -> Self:
         parts = urlsplit(self.base_url)
         if self.secrets and parts.scheme == "http" and parts.hostname not in _LOOPBACK:
-            _log.warning("The API key goes to %s unencrypted; use https.", parts.netloc)
+            _log.warning("The API key is sent to %s unencrypted; use https.", parts.netloc)
         if self.verify is False:
             _log.warning("The certificate of %s is not checked: verify=False.", parts.netloc)
         return self
 
     def __hash__(self) -> int:
-        # Without the mappings, which cannot be hashed; they are compared all the same.
+        # Without the mappings, which cannot be hashed; equality does compare them.
         return hash((self.base_url, self.api_key))
 
     @property
@@ -110,7 +111,7 @@ class ServerOptions(RepetitionOptions):
 
 
 def hide_secrets(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Wrap the secrets among an engine's options, so that showing the options does not show them."""
+    """Return a copy of an engine's options in which secrets are wrapped, so that printing does not show them."""
     hidden = dict(options)
     if isinstance(key := hidden.get("api_key"), str):
         hidden["api_key"] = SecretStr(key)

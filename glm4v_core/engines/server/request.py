@@ -1,4 +1,4 @@
-"""A request as the body of a chat completion; what a server has no field for is refused, not left out."""
+"""Converts a request to the body of a chat completion. Settings for which a server has no field are refused."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from glm4v_core.engines.server.options import ServerOptions
 from glm4v_core.errors import UnsupportedError
 from glm4v_core.types import Choices, Constraint, JsonSchema, Regex, Request
 
-_NO_THOUGHT = "<think></think><answer>"
+_NO_REASONING = "<think></think><answer>"
 _WITHOUT_PARSER = (
     "Start the server with --enable-auto-tool-choice and --tool-call-parser glm45, or with "
     "--structured-outputs-config.backend guidance and pass the option grammars=True."
@@ -26,8 +26,10 @@ class RequestWriter:
     """Writes requests for one served model.
 
     Attributes:
-        parses_calls: whether the server takes tools. If not, the messages explain them as the template would, the
-            calls come back as the model writes them, and a grammar holds it to them.
+        served: the model.
+        options: of the engine.
+        parses_calls: whether the server accepts tools and parses their calls. Otherwise tools are explained in the
+            messages, calls arrive as raw text, and a grammar constrains them if `grammars` is on.
     """
 
     served: Served
@@ -35,11 +37,11 @@ class RequestWriter:
     parses_calls: bool = True
 
     def body(self, request: Request) -> WireDict:
-        """Write the whole body of a streamed chat completion.
+        """Return the body of a streamed chat completion.
 
         Raises:
-            UnsupportedError: the request wants what the server's API cannot say.
-            InputError: its messages cannot be shown to the model.
+            UnsupportedError: the server's API has no field for a setting of the request.
+            InputError: the messages cannot be rendered for the model.
         """
         sampling = request.sampling
         longest = min(self.served.family.sampling.max_tokens or self.served.context, self.served.context - 1)
@@ -58,7 +60,7 @@ class RequestWriter:
         return body | (self._vllm(request, body) if self.served.api == "vllm" else self._openai(request, body))
 
     def prompt(self, request: Request) -> WireDict:
-        """Write what decides the prompt, for a completion and for counting alike."""
+        """Return the fields that determine the prompt, for a completion or for counting tokens."""
         dialect = self.served.family.dialect
         messages, tools = wire_messages(request, self.served.family, self.options.max_image_tokens)
         prompt: WireDict = {"model": self.served.name, "messages": messages}
@@ -71,7 +73,7 @@ class RequestWriter:
         if dialect.switch == "template":
             prompt["chat_template_kwargs"] = {"enable_thinking": bool(request.thinking)}
         if dialect.switch == "prefill" and not request.thinking:
-            messages.append({"role": "assistant", "content": _NO_THOUGHT})
+            messages.append({"role": "assistant", "content": _NO_REASONING})
             prompt |= {"add_generation_prompt": False, "continue_final_message": True}
         if self.options.mm_processor_kwargs:
             prompt["mm_processor_kwargs"] = dict(self.options.mm_processor_kwargs)
@@ -85,7 +87,7 @@ class RequestWriter:
             "stream_options": {"include_usage": True, "continuous_usage_stats": True},
             "top_k": sampling.top_k,
             "repetition_penalty": sampling.repetition_penalty,
-            # Tags are tokens; some checkpoints flag them as special, and their text would be lost.
+            # Some checkpoints mark the tags as special tokens; without this their text would be lost.
             "skip_special_tokens": False,
             "repetition_detection": self._repetition() if self.options.repetition_pattern else None,
             "thinking_token_budget": budget,
@@ -94,7 +96,7 @@ class RequestWriter:
         return {name: value for name, value in extras.items() if value is not None}
 
     def _constraint(self, request: Request, *, server_calls: bool) -> WireDict:
-        """Bind the answer, and the calls where the server does not do that by itself."""
+        """Return the fields that constrain the answer, and the tool calls if the server does not do so itself."""
         if self.options.grammars:
             grammar = compile_grammar(request, self.served.family.dialect, "free" if request.thinking else "answer")
             return {} if grammar is None else {"structured_outputs": {"grammar": grammar.text}}
@@ -104,22 +106,22 @@ class RequestWriter:
         forced = server_calls and request.tool_choice != "auto"
         if request.constraint is None or forced:
             return {}
-        return _own_field(request.constraint) | self._parsed_thought(request)
+        return _own_field(request.constraint) | self._require_reasoning_parser(request)
 
-    def _parsed_thought(self, request: Request) -> WireDict:
+    def _require_reasoning_parser(self, request: Request) -> WireDict:
         """Make a server without a reasoning parser reject the request, since it would constrain the reasoning as well.
 
-        It takes a budget, here one that is never reached, only with the reasoning parser that tells it where the
-        answer begins.
+        vLLM accepts a thinking budget only with a reasoning parser, so the request gets one that is never reached.
         """
         if not request.thinking or self.served.family.never_thinks or request.thinking_budget is not None:
             return {}
         return {"thinking_token_budget": self.served.context}
 
     def _repetition(self) -> WireDict:
-        """Ask for the guard of the other engines: so many repeats that span so many tokens.
+        """Return vLLM's settings for the repetition guard of `RepetitionOptions`.
 
-        A pattern too short to span them is found as a multiple of itself.
+        vLLM cannot require a minimum number of repeated tokens. The minimum length of a pattern has the same effect:
+        shorter patterns are found as multiples of themselves.
         """
         options = self.options
         shortest = math.ceil(options.repetition_tokens / options.repetition_repeats)
@@ -127,7 +129,7 @@ class RequestWriter:
         return {"max_pattern_size": longest, "min_pattern_size": shortest, "min_count": options.repetition_repeats}
 
     def _openai(self, request: Request, body: WireDict) -> WireDict:
-        """Refuse what only vLLM's fields can say."""
+        """Return OpenAI's fields, and refuse settings that need vLLM's."""
         dialect, thinking = self.served.family.dialect, bool(request.thinking)
         beyond = {
             "top_k": bool(request.sampling.top_k),
@@ -140,14 +142,16 @@ class RequestWriter:
         }
         for name, wanted in beyond.items():
             _refuse(
-                wanted, name, hint="If the server knows vLLM's fields, pass the option api='vllm'; else leave it out."
+                wanted,
+                name,
+                hint="If the server supports vLLM's fields, pass the option api='vllm'; otherwise leave it out.",
             )
         return _json_format(request.constraint) if isinstance(request.constraint, JsonSchema) else {}
 
 
 def _refuse(wanted: bool, name: str, *, hint: str) -> None:
     if wanted:
-        raise UnsupportedError(f"This server cannot be told {name}.", hint=hint)
+        raise UnsupportedError(f"This server has no field for {name}.", hint=hint)
 
 
 def _tool_choice(request: Request) -> WireDict:

@@ -1,7 +1,7 @@
-"""A server's chunks back to raw text, as the model wrote it: one parser reads the answers of every engine.
+"""Converts a server's chunks back to the raw text of the model, so that one parser reads the answers of all engines.
 
-Where a server has parsers of its own, thoughts and calls arrive cut out and without their tags; here the tags come
-back. Where it has none, the text passes through as it is.
+A server with parsers sends reasoning and tool calls separately and without their tags; the tags are restored here. The
+text of a server without parsers is passed on unchanged.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ FINISH_REASONS: dict[str, FinishReason] = {
     "repetition": "repetition",
     "abort": "cancelled",
 }
-"""What servers say, and what it means; anything else is an error that names it."""
+"""Finish reasons of servers and ours. Any other reason is an error."""
 
 
 @dataclass(slots=True)
@@ -38,13 +38,13 @@ class AnswerStream:
     """One answer while it arrives.
 
     Attributes:
-        finish: set by the chunk that ends the answer; the usage may come after it.
-        usage: the server's last word on it.
+        finish: set by the chunk that ends the answer; the usage may come in a later chunk.
+        usage: the last one that the server sent.
     """
 
     def __init__(self, request: Request, served: Served) -> None:
         self._tools = request.tools
-        # Where there is no thought to cut out, a server's parser may take the whole answer for one.
+        # For a model that never reasons, a server's parser may report the whole answer as reasoning.
         self._thinks = served.family.dialect.think is not None and not served.family.never_thinks
         self._thinking = False
         self._calls: dict[int, _Call] = {}
@@ -53,10 +53,10 @@ class AnswerStream:
         self.usage: Usage | None = None
 
     def take(self, chunk: Any) -> Piece | None:
-        """Take the next chunk and return what is new in it, if anything.
+        """Process the next chunk; return its new text, tokens and log probabilities, or None if there are none.
 
         Raises:
-            ServerError: the answer ended in a way that nobody knows.
+            ServerError: the finish reason is unknown.
         """
         choice = next(iter(getattr(chunk, "choices", None) or ()), None)
         text = "" if choice is None else self._text(choice)
@@ -66,8 +66,9 @@ class AnswerStream:
 
     def _text(self, choice: Any) -> str:
         delta, ended = getattr(choice, "delta", None), getattr(choice, "finish_reason", None)
-        thought = getattr(delta, "reasoning", None) or getattr(delta, "reasoning_content", None)
-        text = self._thought(thought or "") + self._answer(getattr(delta, "content", None) or "")
+        # vLLM calls the field "reasoning", older versions and other servers "reasoning_content".
+        reasoning = getattr(delta, "reasoning", None) or getattr(delta, "reasoning_content", None)
+        text = self._reasoning(reasoning or "") + self._answer(getattr(delta, "content", None) or "")
         for part in getattr(delta, "tool_calls", None) or ():
             self._take_call(part)
         if ended is not None:
@@ -75,7 +76,7 @@ class AnswerStream:
             text += self._answer("\n".join(self._written_calls()))
         return text
 
-    def _thought(self, text: str) -> str:
+    def _reasoning(self, text: str) -> str:
         if not text or not self._thinks or self._thinking:
             return text
         self._thinking = True
@@ -88,7 +89,7 @@ class AnswerStream:
         return THINK_TAGS[1] + text
 
     def _take_call(self, part: Any) -> None:
-        """Gather a call, which comes in parts; only the end of the answer says for sure that it is whole."""
+        """Collect a part of a tool call. Only at the end of the answer it is certain that the call is complete."""
         call = self._calls.setdefault(part.index, _Call())
         if part.function is not None:
             call.name += part.function.name or ""
@@ -101,7 +102,7 @@ class AnswerStream:
             yield _written(call, self._tools, closed=whole or index != last)
 
     def _tokens(self, said: Any, least: int) -> int:
-        """Count a chunk's tokens: exactly where the server keeps count, else by what the chunk shows."""
+        """Return the number of tokens in a chunk: from the server's counts if it sends them, otherwise `least`."""
         self.usage = _usage(said) or self.usage
         total = self.usage.completion if said and self.usage else self._counted + least
         new = max(0, total - self._counted)
@@ -112,13 +113,14 @@ class AnswerStream:
 def _finish_reason(said: str) -> FinishReason:
     if said not in FINISH_REASONS:
         raise ServerError(
-            f"The server ended the answer with the reason {said!r}.", hint=f"Known are: {', '.join(FINISH_REASONS)}."
+            f"The server ended the answer with the reason {said!r}.",
+            hint=f"Known reasons: {', '.join(FINISH_REASONS)}.",
         )
     return FINISH_REASONS[said]
 
 
 def _written(call: _Call, tools: Sequence[Tool], *, closed: bool) -> str:
-    """Write a call as models do; arguments that are no JSON object stay as they are, for the parser to report."""
+    """Return the text of a call as models write it. Arguments that are not a JSON object are left for the parser."""
     try:
         arguments = json.loads(call.arguments or "{}")
     except ValueError:
@@ -133,7 +135,7 @@ def _written(call: _Call, tools: Sequence[Tool], *, closed: bool) -> str:
 
 
 def _shown(key: str, value: Any, known: ToolArguments) -> str:
-    """Write a value so that it is read back unchanged: a string is bare where it cannot be taken for anything else."""
+    """Return a value as text that the parser reads back unchanged: a string without quotes unless it is ambiguous."""
     if isinstance(value, str) and known.decode(key, value) == value:
         return value
     return json.dumps(value, ensure_ascii=False)

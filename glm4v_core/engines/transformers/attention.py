@@ -1,4 +1,4 @@
-"""Parts of the model that are computed in another way than transformers does, with the same results."""
+"""Parts of the model that are computed faster than in transformers, with the same results."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from torch.nn.functional import linear, scaled_dot_product_attention
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 ATTENTION = "glm4v_grouped"
-"""The name under which transformers finds `grouped_attention`."""
+"""Name under which `grouped_attention` is registered with transformers."""
 
 
 def adapt(model: Any) -> Any:
-    """Put this attention and patch projection into a `...ForConditionalGeneration` of the family, and return it."""
+    """Replace attention and patch projection in a `...ForConditionalGeneration` of the family, and return the model."""
     model.model.language_model.set_attn_implementation(ATTENTION)
     embedding = model.model.visual.patch_embed
     if not isinstance(embedding.proj, PatchProjection):
@@ -22,7 +22,7 @@ def adapt(model: Any) -> Any:
 
 
 class PatchProjection(torch.nn.Module):  # type: ignore[misc]  # its base is not analysed
-    """The patch embedding's convolution, whose kernel never overlaps, as the one matrix product it is."""
+    """The patch embedding as one matrix product, which equals its convolution because the kernels do not overlap."""
 
     def __init__(self, convolution: Any) -> None:
         super().__init__()
@@ -43,22 +43,22 @@ def grouped_attention(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attend without repeating keys and values for the query heads that share them.
+    """Compute attention without copying keys and values for the query heads that share them.
 
-    While decoding, the query heads of one group become the rows of one small matrix. That reads the cache once, where
-    the usual repetition copies it as often as a group has heads (16 in the 9B models).
+    In a decode step the query heads of a group are treated as the tokens of one matrix product, which reads the cache
+    once. transformers instead copies keys and values for each query head of a group (16 in the 9B models).
 
     Args:
         module: not used; transformers passes the layer.
         query: [rows, query heads, tokens, head size].
         key: [rows, heads, stored tokens, head size].
         value: as `key`.
-        attention_mask: [rows, 1, tokens, stored tokens], True where a token may look; None is causal.
-        scaling: factor of the scores; None is one over the square root of the head size.
+        attention_mask: [rows, 1, tokens, stored tokens], True where a token may attend; None for causal attention.
+        scaling: factor for the scores; None is one over the square root of the head size.
         kwargs: not used.
 
     Returns:
-        [rows, tokens, query heads, head size], and no weights.
+        Output, [rows, tokens, query heads, head size], and None in place of the attention weights.
     """
     rows, heads, tokens, size = query.shape
     shared = key.shape[1]

@@ -1,4 +1,4 @@
-"""The transformers engine: any model of the family on any device torch knows, many requests at once."""
+"""The transformers engine: GLM-V models on any device that torch supports, with many requests at once."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from glm4v_core.types import Piece, Request
 
 CPU_CACHE_BYTES = 2**30
 ACCELERATOR_PATCHES = 2**15
-"""Most image patches that an accelerator encodes in one call."""
+"""Maximum number of image patches that an accelerator encodes in one call."""
 ACCELERATOR_CACHE_SHARE = 10
-"""One part in so many of an accelerator's memory holds what may be reused."""
+"""The cache of image features and prompt prefixes takes one part in this many of an accelerator's memory."""
 
 
 DEFAULT_OPTIONS = TransformersOptions()
@@ -45,11 +45,11 @@ class TransformersEngine:
 
     @classmethod
     def load(cls, model: str | os.PathLike[str], options: TransformersOptions = DEFAULT_OPTIONS) -> TransformersEngine:
-        """Load a checkpoint folder or hub id. Takes as long as reading the weights takes.
+        """Load a checkpoint folder or hub id; blocks until the weights are read.
 
         Raises:
             ModelNotFoundError, ModelLoadError, UnsupportedError: see `load_checkpoint`.
-            ConfigError: `context` is more than the model can hold.
+            ConfigError: `context` is longer than the model supports.
         """
         return cls(load_checkpoint(model, options), options)
 
@@ -58,12 +58,12 @@ class TransformersEngine:
         return self._info
 
     async def stream(self, request: Request) -> AsyncGenerator[Piece, None]:
-        """Yield raw text as it is made; closing the iterator frees the request's slot before the next step.
+        """Yield raw text as it is generated; closing the iterator frees the request's slot before the next step.
 
         Raises:
             ContextOverflowError: prompt and max_tokens exceed the context window.
-            OutOfMemoryError: this request did not fit; others go on.
-            EngineDeadError, EngineClosedError: the engine is gone.
+            OutOfMemoryError: this request did not fit; others continue.
+            EngineDeadError, EngineClosedError: the engine failed or was closed.
         """
         clock, machine, loop = Clock(), self._open(), asyncio.get_running_loop()
         generation = await loop.run_in_executor(machine.threads, machine.generation, request, clock, loop)
@@ -81,17 +81,17 @@ class TransformersEngine:
                 machine.worker.cancel(generation)
 
     async def count_tokens(self, request: Request) -> TokenCount:
-        """Count a request's prompt exactly, without making any pixels."""
+        """Count the tokens of a request's prompt exactly, without processing any pixels."""
         machine = self._open()
         prompt = await asyncio.get_running_loop().run_in_executor(machine.threads, machine.prompt, request)
         return TokenCount(len(prompt.ids), prompt.image_tokens)
 
     async def close(self) -> None:
-        """Stop the worker and give the model's memory back; requests that still run fail."""
+        """Stop the worker and free the model's memory; running requests fail."""
         machine, self._machine = self._machine, None
         if machine is not None:
             await asyncio.to_thread(machine.close)
-            del machine
+            del machine  # the last reference to the weights; only then can their memory be freed
             if torch.accelerator.is_available():
                 torch.accelerator.empty_cache()
 
@@ -103,10 +103,11 @@ class TransformersEngine:
 
 
 class _Machine:
-    """Everything that holds on to the model.
+    """Everything that refers to the model, in one object, so that closing the engine can drop all of it.
 
     Attributes:
-        threads: run `prompt` and `generation`, and make patches of images.
+        worker: runs the model.
+        threads: run `prompt` and `generation`, and cut images into patches.
     """
 
     def __init__(self, checkpoint: Checkpoint, options: TransformersOptions, info: EngineInfo) -> None:
@@ -121,7 +122,7 @@ class _Machine:
         self.threads = ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="glm4v-prepare")
         self._device: torch.device = checkpoint.model.lm_head.weight.device
         reuse = ReuseCache(_cache_bytes(options, self._device))
-        # One page after the other keeps a CPU's caches warm; an accelerator wants many at once.
+        # A CPU encodes one page at a time to keep its caches warm; an accelerator is faster with many at once.
         most = 1 if self._device.type == "cpu" else ACCELERATOR_PATCHES
         vision = Vision(checkpoint.model, reuse, self.threads, self._preparer.patches, most=most)
         self.worker = Worker(Runner(checkpoint.model, rows=options.slots), vision, reuse, slots=options.slots)
@@ -132,11 +133,11 @@ class _Machine:
         self.threads.shutdown(cancel_futures=True)
 
     def prompt(self, request: Request) -> PreparedPrompt:
-        """Return a request's prompt as the model reads it."""
+        """Return the prompt of a request as the model reads it."""
         return self._preparer.prepare(self._template.render(request))
 
     def generation(self, request: Request, clock: Clock, loop: asyncio.AbstractEventLoop) -> Generation:
-        """Return a request ready to be submitted; its pieces go to `loop`."""
+        """Prepare a request for `Worker.submit`; its pieces are sent to `loop`."""
         prompt = self.prompt(request)
         wanted = new_tokens(request, self._info, len(prompt.ids))
         matcher = self._grammars.matcher(request)
@@ -152,7 +153,7 @@ def _info(checkpoint: Checkpoint, options: TransformersOptions) -> EngineInfo:
     longest = checkpoint.model.config.text_config.max_position_embeddings
     context = longest if options.context is None else options.context
     if context > longest:
-        raise ConfigError(f"context={context} is more than the {longest} tokens that the model can hold.")
+        raise ConfigError(f"context={context} is more than the {longest} tokens that the model supports.")
     weights = checkpoint.model.lm_head.weight
     return EngineInfo(
         engine="transformers",

@@ -1,4 +1,4 @@
-"""One running request: what happens to each of its tokens until it ends."""
+"""The state of one running request."""
 
 from __future__ import annotations
 
@@ -27,9 +27,10 @@ class Generation:
     """The state of one request. The worker thread owns it; the event loop only reads `events` and sets `cancelled`.
 
     Attributes:
-        images: the prompt's images until it is read; None until they are begun.
-        prefix: the part of the prompt that need not be read; holds tensors only while the rest of it is read.
-        cached: tokens of the prompt that were not read.
+        images: the prompt's images until it is prefilled; None until their preparation has begun.
+        prefix: the cached beginning of the prompt; has tensors only during prefill.
+        cached: number of prompt tokens that came from the cache.
+        events: pieces and errors for the caller, a queue of the event loop `loop`.
     """
 
     def __init__(
@@ -57,17 +58,19 @@ class Generation:
         self._budget = request.thinking_budget
         self._transcript = Transcript(request, vocabulary, options, phase=prompt.phase, max_tokens=max_tokens)
         self._forced: deque[int] = deque()
-        if sampler.matcher is not None and not self._transcript.in_thought:
+        if sampler.matcher is not None and not self._transcript.in_reasoning:
+            # In phase "free" the model may still start with reasoning, which the grammar does not cover.
             sampler.constrained = True
             sampler.also_allowed = vocabulary.think[0] if vocabulary.think and prompt.phase == "free" else None
 
     @property
     def identity(self) -> Identity:
+        """See `prefixes.Identity`."""
         return self.prompt.identity
 
     @property
     def tokens(self) -> list[int]:
-        """The answer's tokens so far, a stop token included."""
+        """The answer's tokens so far, including a stop token."""
         return self._transcript.tokens
 
     @property
@@ -76,21 +79,21 @@ class Generation:
 
     @property
     def length(self) -> int:
-        """Tokens whose keys and values are stored: all but the newest one."""
+        """Number of tokens whose keys and values are stored: all but the newest one."""
         return len(self.prompt.ids) + len(self.tokens) - 1
 
     @property
     def ready(self) -> bool:
-        """Whether reading the prompt can begin without waiting for the patches of an image."""
+        """Whether prefill can begin without waiting for the patches of an image."""
         return self.images is not None and all(image.ready for image in self.images)
 
     @property
     def unread_image_tokens(self) -> int:
-        """Visual tokens of the prompt that are not stored yet; they are those of its last images."""
+        """Number of visual tokens after the cached prefix; they belong to the last images of the prompt."""
         return int((self.identity[self.prefix.length :] < 0).sum())
 
     def suffix(self, features: torch.Tensor | None) -> Suffix:
-        """Return the part of the prompt that is not stored yet.
+        """Return the part of the prompt that must be prefilled.
 
         Args:
             features: its visual tokens, [unread image tokens, hidden size]; None if there are none.
@@ -99,16 +102,24 @@ class Generation:
         return Suffix(prompt.ids[start:], start, self.prefix.states, prompt.positions[:, start:], features)
 
     def accept(self, token: int, logprobs: StepLogprobs, row: int) -> Piece | None:
-        """Take the sampled token, or overrule it; return what can be shown now.
+        """Add the sampled token, or a forced token in its place.
 
         Args:
-            row: the request's index in `logprobs`.
+            token: the sampled token.
+            logprobs: of this step, for all requests.
+            row: index of this request in `logprobs`.
+
+        Returns:
+            The next piece for the caller; None if there is nothing to send yet.
+
+        Raises:
+            EngineError: the grammar engine failed.
         """
         token = self._overrule(token)
         logprob = logprobs.of(row, token, self.sampler.logprobs, self._vocabulary.table)
         if not self.tokens:
             self.clock.first_token = time.monotonic()
-        thinking = self._transcript.in_thought
+        thinking = self._transcript.in_reasoning
         text = self._transcript.write(token)
         if not self._transcript.ended:
             self._guide(token, thinking)
@@ -117,8 +128,12 @@ class Generation:
         return self._transcript.piece(text, () if logprob is None else (logprob,), prompt, self.clock)
 
     def _overrule(self, token: int) -> int:
-        """Close a thought that has used its budget, or that would end the turn before a constrained answer."""
-        if self._transcript.in_thought and not self._forced:
+        """Return the token, or one that closes the reasoning.
+
+        The reasoning is closed when its budget is used up, or when the model would end the turn without giving the
+        constrained answer.
+        """
+        if self._transcript.in_reasoning and not self._forced:
             spent = self._budget is not None and self._transcript.thinking >= self._budget
             unanswered = token in self._vocabulary.stop_token_ids and self.sampler.matcher is not None
             if spent or unanswered:
@@ -126,11 +141,17 @@ class Generation:
         return self._forced.popleft() if self._forced else token
 
     def _guide(self, token: int, thinking: bool) -> None:
-        """Lead penalty and grammar past a token; the grammar rests while the model thinks."""
-        if self._transcript.in_thought:
+        """Update penalty and grammar with a token. The grammar is suspended during the reasoning.
+
+        Args:
+            token: the new token.
+            thinking: whether it was part of the reasoning.
+        """
+        if self._transcript.in_reasoning:
             self.sampler.constrained = False
         self.sampler.note(token)
-        if thinking and not self._transcript.in_thought:
+        # Only after `note`: the closing tag itself is not part of the grammar.
+        if thinking and not self._transcript.in_reasoning:
             self.sampler.constrained = self.sampler.matcher is not None
         self.sampler.also_allowed = None
         if self.sampler.constrained and self.sampler.matcher.is_error():

@@ -1,4 +1,4 @@
-"""Grammar matchers for requests; the tokenizer is taken apart for them once."""
+"""Creates the grammar matchers of requests. They share one analysis of the tokenizer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Grammars:
-    """Makes matchers. Thread-safe."""
+    """Creates matchers. Thread-safe."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._dialect = checkpoint.family.dialect
@@ -25,7 +25,7 @@ class Grammars:
         self._tokenizer: Any = None
 
     def matcher(self, request: Request) -> Any:
-        """Return a matcher that starts with the answer, or None when the request constrains nothing.
+        """Return a matcher that starts with the answer; None if the request has neither tools nor a constraint.
 
         Raises:
             ConstraintError: the constraint cannot be compiled.
@@ -41,7 +41,7 @@ class Grammars:
         return matcher
 
     def _shared_tokenizer(self) -> Any:
-        """Build the grammar engine's view of the tokenizer, about a second for a large vocabulary."""
+        """Return llguidance's view of the tokenizer. Building it takes about a second for a large vocabulary."""
         from llguidance.hf import from_tokenizer
 
         with self._lock:

@@ -1,4 +1,4 @@
-"""Loading a checkpoint for the transformers engine: safetensors only, no code from the checkpoint."""
+"""Loads a checkpoint for the transformers engine, from safetensors only and without running code from it."""
 
 from __future__ import annotations
 
@@ -20,10 +20,14 @@ from glm4v_core.errors import MissingDependencyError, ModelLoadError, Unsupporte
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A loaded model with what is needed to talk to it.
+    """A loaded model with its tokenizer and image processor.
 
     Attributes:
+        name: as the caller gave it, a path or hub id.
+        family: recognised from the files.
         model: a `...ForConditionalGeneration` of one of the three GLM-V architectures, on its device.
+        tokenizer: of transformers.
+        image_processor: of transformers, the variant that uses PIL.
         template: the chat template's text; None for a base model.
         stop_token_ids: tokens that end an answer.
     """
@@ -37,24 +41,29 @@ class Checkpoint:
     stop_token_ids: frozenset[int]
 
     def vocabulary(self) -> Vocabulary:
-        """Gather the tokens that mean something to the decode loop."""
+        """Return the tokens with a special meaning for decoding."""
         return vocabulary_of(self.tokenizer, self.family, self.stop_token_ids, self.model.lm_head.weight.shape[0])
 
 
 def load_checkpoint(model: str | os.PathLike[str], options: TransformersOptions) -> Checkpoint:
-    """Load a folder or a hub id.
+    """Load a checkpoint.
+
+    Args:
+        model: a folder or a hub id.
+        options: device, dtype and revision.
 
     Raises:
-        ModelNotFoundError: no such folder, or no such hub id within reach.
-        ModelLoadError: the files are incomplete, broken, or need newer libraries.
-        UnsupportedError: the checkpoint is of no family that this engine runs, or wants to run code of its own.
+        ModelNotFoundError: the folder does not exist, or the hub id does not exist or cannot be reached.
+        ModelLoadError: the files are incomplete or broken.
+        MissingDependencyError: the model needs a newer transformers.
+        UnsupportedError: this engine does not support the checkpoint's family or the device, or custom code is needed.
     """
     files = read_files(model, options.revision)
     _check_family(files.family)
     device = choose_device(options.device)
     loaded = _load_model(files.folder, device, choose_dtype(options.dtype, device))
     if loaded.config.image_token_id != files.tokenizer.convert_tokens_to_ids(files.family.dialect.image_placeholder):
-        raise ModelLoadError("The tokenizer's image token is not the one that the configuration names.")
+        raise ModelLoadError("The image token of the tokenizer differs from the one in the configuration.")
     processor = load_image_processor(files.folder)
     return Checkpoint(
         files.name, files.family, loaded, files.tokenizer, processor, files.template, files.stop_token_ids
@@ -62,6 +71,11 @@ def load_checkpoint(model: str | os.PathLike[str], options: TransformersOptions)
 
 
 def choose_device(name: str) -> torch.device:
+    """Return a device by name; "auto" is the first accelerator, or the CPU.
+
+    Raises:
+        UnsupportedError: torch cannot use the device.
+    """
     if name == "auto":
         accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         return accelerator or torch.device("cpu")
@@ -72,6 +86,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """Return a dtype by name; "auto" is float32 on a CPU and bfloat16 elsewhere."""
     if name == "auto":
         return torch.float32 if device.type == "cpu" else torch.bfloat16
     return torch.float32 if name == "float32" else torch.bfloat16

@@ -1,4 +1,4 @@
-"""What a caller may set on the transformers engine."""
+"""Options of the transformers engine."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from glm4v_core.engines.options import Dtype, RepetitionOptions
 
 
 class TransformersOptions(RepetitionOptions):
-    """Settings of one loaded model, with those of `RepetitionOptions`.
+    """Options of one loaded model, in addition to those of `RepetitionOptions`.
 
     Attributes:
-        device: a torch device, or its name, such as `cpu` or `cuda:1`; `auto` takes the first accelerator.
-        dtype: `auto` is float32 on a CPU and bfloat16 elsewhere. float16 is refused: this family overflows in it.
-        slots: requests decoded together; further ones wait.
-        cache_bytes: bound on the memory that holds image features and prompt prefixes for reuse; 0 turns reuse off.
-            None is 1 GiB on a CPU and a tenth of an accelerator's memory.
-        context: tokens that a prompt and its completion may hold together; None is the checkpoint's own limit.
-        max_image_tokens: visual tokens one image may take; larger images are scaled down.
+        device: a torch device or its name, such as `cpu` or `cuda:1`; `auto` is the first accelerator, or the CPU.
+        dtype: `auto` is float32 on a CPU and bfloat16 elsewhere. float16 is refused, since these models overflow in it.
+        slots: maximum number of requests decoded together; further requests wait.
+        cache_bytes: memory for image features and prompt prefixes that are kept for reuse; 0 turns reuse off. None is
+            1 GiB on a CPU and a tenth of an accelerator's memory.
+        context: maximum number of tokens of a prompt and its completion together; None is the checkpoint's limit.
+        max_image_tokens: maximum number of visual tokens per image; larger images are scaled down.
         revision: branch, tag or commit of a hub id; None is the default branch.
     """
 

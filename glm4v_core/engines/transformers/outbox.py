@@ -1,4 +1,4 @@
-"""What the worker has made, on its way back to the event loops of the callers."""
+"""Sends pieces and errors from the worker to the event loops of the callers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from glm4v_core.types import Piece
 
 
 class Recipient(Protocol):
-    """A request whose caller waits on `events`, a queue of the event loop `loop`."""
+    """A request whose caller waits on `events`, a queue that belongs to the event loop `loop`."""
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop: ...
@@ -28,17 +28,18 @@ class Outbox(Generic[R]):
         self._items: list[tuple[R, Piece | Exception]] = []
 
     def post(self, recipient: R, item: Piece | Exception) -> None:
+        """Add an item to the next `send`."""
         self._items.append((recipient, item))
 
     def send(self) -> list[R]:
-        """Send all that was posted; return the recipients whose event loop is closed, so that no one reads on."""
+        """Send everything that was posted; return the recipients whose event loop is closed."""
         items, self._items = self._items, []
         unreachable: list[R] = []
         for loop in {recipient.loop for recipient, _ in items}:
             own = [(recipient, item) for recipient, item in items if recipient.loop is loop]
             try:
                 loop.call_soon_threadsafe(_deliver, own)
-            except RuntimeError:
+            except RuntimeError:  # the loop is closed
                 unreachable += [recipient for recipient, _ in own]
         return unreachable
 

@@ -1,4 +1,4 @@
-"""Prompts that begin alike: a radix tree finds the longest beginning whose keys and values are held."""
+"""Prefix cache: a radix tree finds the longest beginning of a prompt whose keys and values are cached."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ if TYPE_CHECKING:
     from glm4v_core.engines.transformers.reuse import ReuseCache
 
 Identity = np.ndarray[tuple[int], np.dtype[np.int64]]
-"""One number per prompt token: its id, or for a visual token the image's hash, made negative."""
+"""[tokens], one number per prompt token: the token id, or a negative hash of the image for a visual token."""
 
 SHORTEST_PREFIX = 16
-"""Prompt beginnings under this many tokens are faster computed than looked up."""
+"""Prefixes with fewer tokens are computed faster than they are looked up."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prefix:
-    """The beginning of a prompt whose keys and values are held.
+    """The beginning of a prompt whose keys and values are cached.
 
     Attributes:
-        length: its tokens.
+        length: number of tokens.
         states: keys and values, [layers, 2, heads, length, head size]; None if `length` is 0.
     """
 
@@ -37,10 +37,10 @@ NO_PREFIX = Prefix()
 
 
 class PrefixCache:
-    """Finds and keeps the keys and values of prompts. Not thread-safe.
+    """Caches the keys and values of prompts. Not thread-safe.
 
     Args:
-        reuse: holds the tensors, under the bound that they share with the features of images.
+        reuse: keeps the tensors, within a limit that they share with image features.
     """
 
     def __init__(self, reuse: ReuseCache) -> None:
@@ -49,11 +49,13 @@ class PrefixCache:
 
     @property
     def enabled(self) -> bool:
+        """Whether anything is cached."""
         return self._reuse.enabled
 
     def find(self, identity: Identity) -> Prefix:
-        """Return the longest held beginning of a prompt, at least one token shorter than the prompt itself."""
+        """Return the longest cached beginning of a prompt, [tokens]."""
         shared, key = self._tree.longest(identity)
+        # At least one token must be prefilled, since its logits give the first token of the answer.
         length = min(shared, len(identity) - 1)
         if key is None or length < SHORTEST_PREFIX:
             return NO_PREFIX
@@ -61,16 +63,16 @@ class PrefixCache:
         return NO_PREFIX if states is None else Prefix(length, states[:, :, :, :length])
 
     def keep(self, identity: Identity, known: int, export: Callable[[], torch.Tensor]) -> None:
-        """Keep a prompt's keys and values, unless most of them are held already.
+        """Cache a prompt's keys and values, unless most of them are already cached.
 
         Args:
-            identity: the whole prompt's.
-            known: length of the prefix with which it was read.
-            export: copies the keys and values; called only when they are kept.
+            identity: of the whole prompt, [tokens].
+            known: length of the cached prefix that was used to prefill it.
+            export: copies the keys and values, [layers, 2, heads, tokens, head size]; called only if they are cached.
         """
         if not self.enabled or len(identity) < SHORTEST_PREFIX or known > 0.75 * len(identity):
             return
-        # The new prompt covers every kept one that it begins with.
+        # Cached prompts with which the new one begins are redundant now.
         for key in self._tree.covered(identity):
             self._reuse.drop(key)
         key = identity.tobytes()
@@ -80,12 +82,12 @@ class PrefixCache:
 
 @dataclass(slots=True, eq=False)
 class _Node:
-    """A point where kept prompts end or part.
+    """A node of the tree, where a cached prompt ends or several prompts diverge.
 
     Attributes:
-        edge: the tokens between the parent and this node.
-        own: key of the prompt that ends here; None if none does.
-        any: key of one of the prompts that begin with the tokens down to this node.
+        edge: the tokens between the parent and this node, [tokens].
+        own: key of the prompt that ends here; None if there is none.
+        any: key of any prompt that begins with the tokens from the root to this node.
         children: by the first token of their edge.
     """
 
@@ -95,26 +97,27 @@ class _Node:
     children: dict[int, _Node] = field(default_factory=dict)
 
     def adopt(self, child: _Node) -> None:
+        """Make a node a child of this one."""
         self.children[int(child.edge[0])] = child
 
     def choose(self) -> None:
-        """Choose `any` again, after the node or one of its children has changed."""
+        """Update `any` after the node or one of its children has changed."""
         self.any = self.own or next((child.any for child in self.children.values()), None)
 
 
 class PrefixTree:
-    """A radix tree of prompts: a look-up reads the prompt once, however many prompts the tree holds."""
+    """A radix tree of prompts. The time of a look-up depends on the length of the prompt, not on their number."""
 
     def __init__(self) -> None:
         self._root = _Node(np.empty(0, dtype=np.int64))
 
     def longest(self, identity: Identity) -> tuple[int, bytes | None]:
-        """Return how many tokens a prompt shares with the tree's most similar one, and the key of such a one."""
+        """Return the length of the longest common beginning with a prompt in the tree, and the key of that prompt."""
         path = self._walk(identity)
         return sum(shared for _, shared in path), path[-1][0].any
 
     def covered(self, identity: Identity) -> list[bytes]:
-        """Return the keys of prompts that are the beginning of another prompt, or equal to it."""
+        """Return the keys of the prompts in the tree with which a prompt begins, including an equal one."""
         path = self._walk(identity)
         return [node.own for node, shared in path if node.own is not None and shared == len(node.edge)]
 
@@ -122,7 +125,7 @@ class PrefixTree:
         """Add a prompt."""
         path = self._walk(identity)
         node, shared = path[-1]
-        if shared < len(node.edge):
+        if shared < len(node.edge):  # the prompt diverges in the middle of an edge
             node = _split(path[-2][0], node, shared)
             path[-1] = node, shared
         done = sum(shared for _, shared in path)
@@ -131,11 +134,11 @@ class PrefixTree:
             node.adopt(leaf)
             path.append((leaf, len(leaf.edge)))
         path[-1][0].own = key
-        for node, _ in reversed(path):
+        for node, _ in reversed(path):  # from the leaf up, since `any` depends on the children
             node.choose()
 
     def remove(self, identity: Identity) -> None:
-        """Take out a prompt that was added."""
+        """Remove a prompt that was added."""
         nodes = [node for node, _ in self._walk(identity)]
         nodes[-1].own = None
         for parent, node in zip(nodes[-2::-1], nodes[:0:-1], strict=True):
@@ -148,7 +151,7 @@ class PrefixTree:
         """Follow a prompt downward from the root.
 
         Returns:
-            Each node, and how many tokens of its edge the prompt shares: all of them, but for the last node.
+            Each node and the number of tokens of its edge that the prompt shares: all, except at the last node.
         """
         path = [(self._root, 0)]
         done = 0
@@ -165,7 +168,7 @@ class PrefixTree:
 
 
 def _split(parent: _Node, child: _Node, shared: int) -> _Node:
-    """Put a node into a child's edge, behind its first `shared` tokens."""
+    """Split the edge of a child after its first `shared` tokens; return the new node between them."""
     middle = _Node(child.edge[:shared])
     child.edge = child.edge[shared:]
     middle.adopt(child)
@@ -174,7 +177,7 @@ def _split(parent: _Node, child: _Node, shared: int) -> _Node:
 
 
 def _bypass(parent: _Node, node: _Node) -> None:
-    """Take out a node where no prompt ends and none part."""
+    """Remove a node where no prompt ends and no prompts diverge."""
     del parent.children[int(node.edge[0])]
     for child in node.children.values():
         child.edge = np.concatenate((node.edge, child.edge))
@@ -182,7 +185,7 @@ def _bypass(parent: _Node, node: _Node) -> None:
 
 
 def common_prefix(one: Identity, other: Identity) -> int:
-    """Count the equal tokens at the beginning of two prompts."""
+    """Return the number of equal tokens at the beginning of two prompts, [tokens] each."""
     length = min(len(one), len(other))
     different = one[:length] != other[:length]
     return int(different.argmax()) if different.any() else length

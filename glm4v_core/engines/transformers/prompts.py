@@ -1,4 +1,4 @@
-"""From a request to what the model reads: token ids, positions, and pixels that are made when they are needed."""
+"""Prepares prompts for the model: token ids, positions and, when they are needed, image patches."""
 
 from __future__ import annotations
 
@@ -26,10 +26,11 @@ class PreparedPrompt:
 
     Attributes:
         ids: token ids, with one image token per visual token.
-        identity: see `prefixes.Identity`.
-        positions: [3, tokens], in time, height and width.
-        rope_delta: mRoPE offset, the position of the next token minus its index (transformers' `rope_deltas`).
-        phase: in which state the output starts.
+        identity: [tokens], see `prefixes.Identity`.
+        positions: [3, tokens], positions in time, height and width (mRoPE).
+        rope_delta: mRoPE offset: position minus index of the next token (transformers' `rope_deltas`).
+        images: in the order of their tokens.
+        phase: in which the model's output starts.
     """
 
     ids: list[int]
@@ -41,11 +42,12 @@ class PreparedPrompt:
 
     @property
     def image_tokens(self) -> int:
+        """Number of visual tokens of all images."""
         return sum(image.tokens for image in self.images)
 
 
 class Preparer:
-    """Turns rendered prompts into token ids and images into patches, without torchvision. Thread-safe."""
+    """Converts rendered prompts to token ids and images to patches, without torchvision. Thread-safe."""
 
     def __init__(self, checkpoint: Checkpoint, *, max_image_tokens: int | None) -> None:
         self._processor = checkpoint.image_processor
@@ -55,10 +57,10 @@ class Preparer:
         self._tokenizer = PromptTokenizer(checkpoint.tokenizer, self._image_token, sizer)
 
     def prepare(self, prompt: Prompt) -> PreparedPrompt:
-        """Tokenize a prompt, making room for its images.
+        """Tokenize a prompt and compute its positions.
 
         Raises:
-            MessageError: placeholders and images do not match.
+            MessageError: the numbers of placeholders and images differ.
             ImageShapeError: an image is too elongated.
         """
         tokenized = self._tokenizer.tokenize(prompt)
@@ -67,13 +69,13 @@ class Preparer:
         return PreparedPrompt(ids, identity, positions, rope_delta, tokenized.images, prompt.phase)
 
     def patches(self, image: MeasuredImage) -> torch.Tensor:
-        """Resize, normalise and cut one image, [patches, patch size]."""
+        """Resize and normalise an image and cut it into patches, [patches, values per patch]."""
         result = self._processor(image.image.pixels, size=image.size, return_tensors="pt")
         pixels: torch.Tensor = result["pixel_values"]
         return pixels
 
     def _expand(self, short: Sequence[int], images: Sequence[MeasuredImage]) -> tuple[list[int], Identity]:
-        """Repeat each image's token as often as the image has visual tokens; return the ids and the identity."""
+        """Repeat each image's token once per visual token; return token ids and identity, [tokens] each."""
         ids: list[int] = []
         identity: list[int] = []
         waiting = iter(images)
@@ -85,8 +87,8 @@ class Preparer:
         return ids, np.array(identity, dtype=np.int64)
 
     def _positions(self, ids: list[int], images: Sequence[MeasuredImage]) -> tuple[torch.Tensor, int]:
-        """Return the positions, [3, tokens], and the rope delta."""
-        if not images:
+        """Return the positions, [3, tokens], and the rope delta of a prompt."""
+        if not images:  # text has the same position in all three dimensions
             return torch.arange(len(ids)).expand(3, -1), 0
         tokens = torch.tensor([ids])
         grids = torch.tensor([[1, image.rows, image.columns] for image in images])
@@ -95,6 +97,6 @@ class Preparer:
 
 
 def _number(key: str) -> int:
-    """Make a negative 63-bit number of an image's key: no token id, and no other image's number."""
+    """Hash an image's key to a negative number, which cannot be a token id."""
     digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
     return -1 - (int.from_bytes(digest) >> 1)

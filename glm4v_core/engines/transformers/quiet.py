@@ -1,4 +1,4 @@
-"""Keeps transformers' progress bars off the terminal while one of our models loads."""
+"""Hides the progress bars of transformers while a model loads."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ _one_at_a_time = threading.Lock()
 
 @contextmanager
 def without_progress_bars() -> Iterator[None]:
-    """Hide the bars that transformers draws in this thread.
+    """Hide the progress bars that transformers draws in this thread.
 
-    transformers has one hook for all its bars, in the whole process. It is borrowed for the time of the load, leaves
-    the bars of other threads and another one's hook in effect, and is given back. Loads wait for each other.
+    transformers has a single hook for its progress bars, for the whole process. It is replaced during the load and
+    restored afterwards. Bars of other threads, and a hook that was already set, still work. Only one load at a time
+    replaces the hook; others wait.
     """
     from transformers.utils import logging
 
@@ -32,5 +33,5 @@ def without_progress_bars() -> Iterator[None]:
             yield
         finally:
             newer = logging.set_tqdm_hook(before)
-            if newer is not draw:  # somebody else's by now
+            if newer is not draw:  # another thread has replaced it meanwhile
                 logging.set_tqdm_hook(newer)

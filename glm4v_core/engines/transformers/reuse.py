@@ -1,4 +1,4 @@
-"""Tensors that may be needed again, under one bound on their bytes: features of images, keys and values of prompts."""
+"""A cache for tensors, limited in bytes: image features, and keys and values of prompts."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class _Entry:
 
 
 class ReuseCache:
-    """Keeps tensors by key; the least recently used go first. Not thread-safe.
+    """Keeps tensors by key and drops the least recently used ones. Not thread-safe.
 
     Args:
-        capacity: most bytes held; 0 keeps nothing.
+        capacity: maximum size in bytes; 0 keeps nothing.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -42,25 +42,31 @@ class ReuseCache:
 
     @property
     def enabled(self) -> bool:
+        """Whether anything is kept."""
         return self._capacity > 0
 
     @property
     def size(self) -> int:
-        """Bytes held."""
+        """Size of all tensors in bytes."""
         return self._size
 
     def get(self, key: Hashable) -> torch.Tensor | None:
-        """Return a tensor, which becomes the most recently used one; None if it is not held."""
+        """Return a tensor of any shape and mark it as recently used; None if the key is unknown."""
         if key not in self._entries:
             return None
         self._entries.move_to_end(key)
         return self._entries[key].tensor
 
     def keep(self, key: Hashable, tensor: torch.Tensor, dropped: Callable[[], None] = _nothing) -> bool:
-        """Hold a tensor, in place of one with the same key; return whether it fits at all.
+        """Keep a tensor, replacing one with the same key.
 
         Args:
-            dropped: called once the tensor is no longer held, whatever the reason.
+            key: for `get`.
+            tensor: of any shape.
+            dropped: called when the tensor is dropped for any reason.
+
+        Returns:
+            False if the tensor is larger than the capacity and was not kept.
         """
         entry = _Entry(tensor, dropped)
         if entry.size > self._capacity:
@@ -73,14 +79,14 @@ class ReuseCache:
         return True
 
     def drop(self, key: Hashable) -> None:
-        """Stop holding a tensor; a key that is not held is ignored."""
+        """Drop a tensor; an unknown key is ignored."""
         entry = self._entries.pop(key, None)
         if entry is not None:
             self._size -= entry.size
             entry.dropped()
 
     def clear(self) -> bool:
-        """Drop everything; return whether there was anything."""
+        """Drop all tensors; return whether there were any."""
         had = bool(self._entries)
         for key in list(self._entries):
             self.drop(key)

@@ -1,4 +1,4 @@
-"""Sampling the next token of every row at once, each row by its own settings."""
+"""Samples the next token of all rows at once, each row with its own settings."""
 
 from __future__ import annotations
 
@@ -14,12 +14,20 @@ from glm4v_core.types import Sampling, TokenLogprob
 
 
 class Sampler:
-    """What one request needs to sample its tokens.
+    """Sampling settings and state of one request.
+
+    Args:
+        sampling: of a complete request.
+        prompt: token ids, for the repetition penalty.
+        size: width of the model's logits.
+        device: of the logits.
+        matcher: llguidance's matcher of the request's grammar; None without a constraint.
 
     Attributes:
-        seen: [vocabulary], which tokens occur in prompt and completion; None without a repetition penalty.
-        matcher: the grammar's state; it takes part only while `constrained` is set.
-        also_allowed: a token that may come next although the grammar does not know it.
+        seen: [vocabulary], True for tokens that occur in prompt or completion; None without a repetition penalty.
+        matcher: state of the grammar.
+        constrained: whether the grammar applies to the next token.
+        also_allowed: a token that is allowed next in addition to those of the grammar; None if there is none.
     """
 
     def __init__(
@@ -45,15 +53,15 @@ class Sampler:
 
     @property
     def is_plain(self) -> bool:
-        """Whether the most likely token is all that is asked for."""
+        """Whether only the most likely token is needed."""
         return not (self.temperature or self.constrained or self.seen is not None or self.logprobs is not None)
 
     def uniform(self) -> float:
-        """Return the next number of the request's own generator, from 0 to 1."""
+        """Return the next number from the request's random generator, at least 0 and below 1."""
         return float(torch.rand((), generator=self._random, dtype=torch.float64))
 
     def note(self, token: int) -> None:
-        """Take note of the token that was chosen, for the penalty and the grammar."""
+        """Update penalty and grammar with the token that was chosen."""
         if self.seen is not None:
             self.seen[token] = True
         if self.constrained:
@@ -62,16 +70,26 @@ class Sampler:
 
 @dataclass(frozen=True, slots=True)
 class StepLogprobs:
-    """Natural logarithms of the probabilities in one step, before penalty, constraint and temperature.
+    """Log probabilities (natural logarithm) of one step, before penalty, constraint and temperature.
 
     Attributes:
-        rows: [vocabulary] each; None for a request that asks for none.
+        rows: [vocabulary] each; None for a request that does not ask for them.
     """
 
     rows: Sequence[torch.Tensor | None]
 
     def of(self, row: int, token: int, alternatives: int | None, table: TokenBytes) -> TokenLogprob | None:
-        """Return the entry of one token, with the most likely alternatives; None if the row has none."""
+        """Return the log probability of one token, with the most likely alternatives.
+
+        Args:
+            row: index of the request.
+            token: the one that was chosen.
+            alternatives: how many to list; None is 0.
+            table: texts of the tokens.
+
+        Returns:
+            None if the request does not ask for log probabilities.
+        """
         values = self.rows[row]
         if values is None:
             return None
@@ -83,10 +101,19 @@ class StepLogprobs:
 
 
 def sample(logits: torch.Tensor, samplers: Sequence[Sampler]) -> tuple[list[int], StepLogprobs]:
-    """Sample one token per row of `logits`, [rows, vocabulary]."""
+    """Sample one token per row.
+
+    Args:
+        logits: [rows, vocabulary].
+        samplers: one per row.
+
+    Returns:
+        The tokens and their log probabilities, one per row.
+    """
     if all(sampler.is_plain for sampler in samplers):
         return logits.argmax(-1).tolist(), StepLogprobs([None] * len(samplers))
     scores = logits.float()
+    # Taken first: callers want the model's own probabilities, before penalty and constraint change the scores.
     logprobs = StepLogprobs(
         [None if sampler.logprobs is None else scores[row].log_softmax(-1) for row, sampler in enumerate(samplers)]
     )
@@ -95,17 +122,21 @@ def sample(logits: torch.Tensor, samplers: Sequence[Sampler]) -> tuple[list[int]
     tokens: list[int] = scores.argmax(-1).tolist()
     random = [row for row, sampler in enumerate(samplers) if sampler.temperature]
     if random:
-        drawn = _draw(scores[random], [samplers[row] for row in random])
-        for row, token in zip(random, drawn, strict=True):
+        sampled = _sample_at_random(scores[random], [samplers[row] for row in random])
+        for row, token in zip(random, sampled, strict=True):
             tokens[row] = token
     return tokens, logprobs
 
 
 def _penalise(scores: torch.Tensor, samplers: Sequence[Sampler]) -> torch.Tensor:
-    """Make tokens that occurred less likely as transformers does: divide positive scores, multiply negative ones.
+    """Apply the repetition penalty as transformers does: divide positive scores, multiply negative ones.
 
     Args:
-        scores: [rows, vocabulary]; not changed.
+        scores: [rows, vocabulary]; not modified.
+        samplers: one per row.
+
+    Returns:
+        [rows, vocabulary].
     """
     rows = [row for row, sampler in enumerate(samplers) if sampler.seen is not None]
     if not rows:
@@ -118,16 +149,22 @@ def _penalise(scores: torch.Tensor, samplers: Sequence[Sampler]) -> torch.Tensor
 
 
 def _constrain(scores: torch.Tensor, samplers: Sequence[Sampler]) -> torch.Tensor:
-    """Give every token that a row's grammar forbids a score of minus infinity.
+    """Set the score of every token that a row's grammar forbids to minus infinity.
 
     Args:
-        scores: [rows, vocabulary]; not changed.
+        scores: [rows, vocabulary]; not modified.
+        samplers: one per row.
+
+    Returns:
+        [rows, vocabulary].
     """
     rows = [row for row, sampler in enumerate(samplers) if sampler.constrained]
     if not rows:
         return scores
     from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask
 
+    # [rows, vocabulary / 32] words of 32 bits, one bit per token. All bits are set at first, so that rows without a
+    # grammar allow every token.
     bits = allocate_token_bitmask(len(samplers), scores.shape[-1])
     for row in rows:
         fill_next_token_bitmask(samplers[row].matcher, bits, row)
@@ -138,28 +175,33 @@ def _constrain(scores: torch.Tensor, samplers: Sequence[Sampler]) -> torch.Tenso
     return scores.masked_fill(torch.from_numpy(allowed == 0).to(scores.device), -torch.inf)
 
 
-def _draw(scores: torch.Tensor, samplers: Sequence[Sampler]) -> list[int]:
-    """Draw from the tokens that temperature, top_k and top_p leave.
+def _sample_at_random(scores: torch.Tensor, samplers: Sequence[Sampler]) -> list[int]:
+    """Sample with temperature, top_k and top_p, by inverse transform sampling.
 
-    Inverse transform sampling: a uniform number between 0 and the candidates' total weight falls into the interval of
-    one candidate, which is as wide as its probability. Each row takes that number from its own generator, so that no
-    row depends on its neighbours.
+    The candidates' probabilities are laid out as intervals next to each other. A uniform random number falls into one
+    of them, with the probability that is the interval's width. Each row takes the number from its own generator, so
+    that a row does not depend on the other rows of the batch.
 
     Args:
         scores: [rows, vocabulary].
+        samplers: one per row, with temperature > 0.
+
+    Returns:
+        One token per row.
     """
     width = scores.shape[-1]
+    # Sorting the whole vocabulary is expensive; if all rows have a top_k, only that many candidates are needed.
     if all(sampler.top_k for sampler in samplers):
         width = min(width, max(sampler.top_k for sampler in samplers))
     columns = [[each.temperature, each.top_p, each.top_k or width, each.uniform()] for each in samplers]
     temperature, top_p, top_k, uniform = torch.tensor(columns, dtype=torch.float64).unsqueeze(-1).unbind(1)
-    # The few candidates are weighed on the CPU: not every accelerator has numbers of this precision.
+    # The rest runs on the CPU in float64, which not every accelerator supports.
     ordered, tokens = (each.cpu() for each in scores.topk(width))
     likely = (ordered / temperature).masked_fill(torch.arange(width) >= top_k, -torch.inf).softmax(-1)
-    before = likely.cumsum(-1) - likely
-    # The first token always stays, whatever top_p is.
+    before = likely.cumsum(-1) - likely  # probability of all candidates that are more likely
+    # The clamp keeps the most likely token even if top_p is 0.
     cumulative = likely.masked_fill(before >= top_p.clamp(min=1e-12), 0).cumsum(-1)
-    # The first candidate at which the running total exceeds the number. top_p is applied to what is not normalised
-    # again, so the number is stretched to the total that is left.
+    # Find the first candidate whose cumulative probability exceeds the random number. After top_p the probabilities
+    # add up to less than 1; scaling the number by their sum saves normalising them again.
     place = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True).clamp(max=width - 1)
     return [int(token) for token in tokens.gather(-1, place).squeeze(-1).tolist()]

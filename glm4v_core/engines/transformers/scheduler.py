@@ -1,4 +1,4 @@
-"""Which requests are read next and which rows they take. Plain bookkeeping: no thread, no clock, no torch."""
+"""Decides which requests are prefilled next and in which rows; pure bookkeeping without threads, clock or torch."""
 
 from __future__ import annotations
 
@@ -13,27 +13,29 @@ if TYPE_CHECKING:
     from glm4v_core.engines.transformers.prefixes import Identity
 
 PREFILL_TOKENS = 2048
-"""Most tokens, padding included, that one prefill pass reads together; a longer prompt is read alone."""
+"""Maximum number of tokens, including padding, in one prefill pass; a longer prompt is prefilled alone."""
 
 SHARED_TOKENS = 64
-"""A prompt that shares this many tokens with one that is about to be read waits for it and reuses them."""
+"""A prompt that shares this many tokens with one that is about to be prefilled waits and reuses its keys and values."""
 
 
 class Schedulable(Protocol):
-    """What the scheduler knows of a request.
+    """What the scheduler needs to know about a request.
 
     Attributes:
-        prefix: the part of its prompt that need not be read; set when the request is about to be read.
+        prefix: the cached beginning of its prompt; set when the request is admitted.
     """
 
     prefix: Prefix
 
     @property
-    def identity(self) -> Identity: ...
+    def identity(self) -> Identity:
+        """[tokens], see `prefixes.Identity`."""
+        ...
 
     @property
     def ready(self) -> bool:
-        """Whether reading can begin without waiting for pixels."""
+        """Whether prefill can begin without waiting for image patches."""
         ...
 
 
@@ -42,7 +44,7 @@ R = TypeVar("R", bound=Schedulable)
 
 @dataclass(frozen=True, slots=True)
 class Move(Generic[R]):
-    """Rows are occupied without gaps: `request` moves from the last row, `source`, into the freed row `target`."""
+    """`request` must move from the last row, `source`, to the freed row `target`, so that rows have no gaps."""
 
     request: R
     source: int
@@ -50,31 +52,31 @@ class Move(Generic[R]):
 
 
 class Scheduler(Generic[R]):
-    """Follows each request from the line into a row and out again. Not thread-safe.
+    """Tracks requests from the queue to their row until they leave. Not thread-safe.
 
-    First come, first served among those that are ready: a request whose pixels are still being made is passed by others
-    near the head of the line, so that no slot is idle while a ready one waits. When nothing is ready and nothing runs,
-    the first is read all the same, and the reader waits for its pixels. As many requests are read in one pass as are
-    worth it.
+    First come, first served among the requests that are ready: one whose image patches are still being made is passed
+    by others near the head of the queue, so that no slot is idle while a ready request waits. If none is ready and none
+    runs, the first is admitted anyway, and prefill waits for its patches. A pass takes as many requests as can be padded
+    without much waste.
 
     Args:
-        slots: most requests that run at once.
-        find: finds the held beginning of a prompt.
-        reuses: whether what is read now can be found by `find` later.
+        slots: maximum number of requests that run at once.
+        find: returns the cached beginning of a prompt.
+        reuses: whether prompts that are prefilled now can be found by `find` later.
     """
 
     def __init__(self, slots: int, find: Callable[[Identity], Prefix], *, reuses: bool) -> None:
         self._slots = slots
         self._find = find
         self._reuses = reuses
-        # Dictionaries as ordered sets: a request may leave from the middle of the line.
+        # Dictionaries serve as ordered sets: a request may leave from the middle of the queue.
         self._waiting: dict[R, None] = {}
         self._reading: dict[R, None] = {}
         self._running: list[R] = []
 
     @property
     def running(self) -> Sequence[R]:
-        """Requests whose prompt is read, each at the index of its row."""
+        """Requests whose prompt has been prefilled; the index is the row."""
         return self._running
 
     @property
@@ -84,21 +86,21 @@ class Scheduler(Generic[R]):
 
     @property
     def requests(self) -> list[R]:
-        """All that have been submitted and have not left."""
+        """All requests that were submitted and have not left."""
         return [*self._running, *self._reading, *self._waiting]
 
     def upcoming(self) -> Iterator[R]:
-        """Yield the requests near the head of the line. Their pixels should be made by now; only they may be read."""
+        """Yield the first requests of the queue. Their images should be prepared by now; only they may be admitted."""
         return islice(self._waiting, 2 * self._slots)
 
     def submit(self, request: R) -> None:
-        """Put a request at the end of the line."""
+        """Append a request to the queue."""
         self._waiting[request] = None
 
     def admit(self) -> list[R]:
-        """Take the requests from the head of the line that are to be read next, in one pass.
+        """Remove the requests for the next prefill pass from the queue and return them.
 
-        Each must be given to `start` or `leave` before the next call.
+        Each must be passed to `start` or `leave` before the next call.
         """
         group = list(self._group())
         for request in group:
@@ -107,16 +109,16 @@ class Scheduler(Generic[R]):
         return group
 
     def start(self, requests: Sequence[R]) -> None:
-        """Note that prompts were read, into the rows behind the occupied ones."""
+        """Record that requests have been prefilled, in the rows after those in use."""
         for request in requests:
             del self._reading[request]
             self._running.append(request)
 
     def leave(self, request: R) -> Move[R] | None:
-        """Note that a request is finished, failed or cancelled, wherever it is; one that has left is ignored.
+        """Remove a request, wherever it is. A request that has already left is ignored.
 
         Returns:
-            Which row must be moved to close the gap; None if there is none.
+            The move that closes the gap; None if there is no gap.
         """
         self._waiting.pop(request, None)
         self._reading.pop(request, None)
@@ -129,12 +131,13 @@ class Scheduler(Generic[R]):
         return Move(last, len(self._running), row)
 
     def _group(self) -> Iterator[R]:
-        """Yield the first requests that are ready, as far as they are worth reading in one pass."""
+        """Yield the first ready requests, as many as should share one prefill pass."""
         group: list[R] = []
         widths: list[int] = []
         for request in islice(self._readable(), self._slots - len(self._running)):
             prefix = self._find(request.identity)
             widths.append(len(request.identity) - prefix.length)
+            # All prompts of a pass are padded to the longest: stop before padding would be half of the work.
             padded = max(widths) * len(widths)
             too_wide = padded > min(PREFILL_TOKENS, 2 * sum(widths))
             if group and (too_wide or self._shares(request, group, prefix.length)):
@@ -149,7 +152,7 @@ class Scheduler(Generic[R]):
         return ready if ready or self._running else upcoming[:1]
 
     def _shares(self, request: R, group: Sequence[R], known: int) -> bool:
-        """Whether a prompt could reuse what is about to be read for another one."""
+        """Tell whether a prompt shares a long beginning with one that is about to be prefilled."""
         if not self._reuses:
             return False
         shared = max(common_prefix(request.identity, other.identity) for other in group)

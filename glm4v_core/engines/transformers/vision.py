@@ -1,4 +1,4 @@
-"""Visual tokens of the images that prompts show, each image encoded once."""
+"""Encodes the images of prompts to visual tokens, each image only once."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True, eq=False, weakref_slot=True)
 class ImageFeatures:
-    """One image on its way to its visual tokens; shared by all requests in line that show it.
+    """The features of one image, or the preparation of them; shared by all waiting requests with this image.
 
     Attributes:
-        patches: [patches, patch size], being made in another thread; None once the image is encoded.
-        features: [tokens, hidden size]; None until the image is encoded.
+        patches: [patches, values per patch], prepared in another thread; None once the image is encoded.
+        features: [visual tokens, hidden size]; None until the image is encoded.
     """
 
     image: MeasuredImage
@@ -32,7 +32,7 @@ class ImageFeatures:
 
     @property
     def ready(self) -> bool:
-        """Whether the patches are made."""
+        """Whether the patches are complete, or are not needed any more."""
         return self.patches is None or self.patches.done()
 
 
@@ -40,10 +40,12 @@ class Vision:
     """Encodes images, or finds their features from earlier prompts. Not thread-safe.
 
     Args:
-        model: a `...ForConditionalGeneration` of the family.
-        cut: resizes an image and cuts it into patches; runs in `executor`.
-        most: most patches encoded in one call, unless one image has more. Large batches pay on an accelerator; on a
-            CPU they only miss its caches.
+        model: a `...ForConditionalGeneration` of the GLM-V family.
+        reuse: keeps the features.
+        executor: prepares patches.
+        cut: resizes an image and cuts it into patches, [patches, values per patch]; runs in `executor`.
+        most: maximum number of patches encoded in one call, unless a single image has more. Large batches are faster
+            on an accelerator; on a CPU they only cause cache misses.
     """
 
     def __init__(
@@ -64,15 +66,20 @@ class Vision:
         self._begun: WeakValueDictionary[str, ImageFeatures] = WeakValueDictionary()
 
     def begin(self, images: Iterable[MeasuredImage]) -> list[ImageFeatures]:
-        """Find the features of images, and have the patches made of those that are not known."""
+        """Look up the features of images, and start preparing the patches of images without features."""
         return [self._begin(image) for image in images]
 
     def encode(self, prompts: Sequence[tuple[Sequence[ImageFeatures], int]]) -> list[torch.Tensor | None]:
-        """Return the visual tokens that are to be read of each prompt, [count, hidden size].
+        """Return the visual tokens to prefill for each prompt, encoding images that are not encoded yet.
 
         Args:
-            prompts: the images of each prompt, and how many of its visual tokens are to be read, the last ones; with 0
-                the result is None.
+            prompts: for each prompt its images, and how many of their visual tokens to return, counted from the end.
+
+        Returns:
+            [count, hidden size] for each prompt; None if its count is 0.
+
+        Raises:
+            OutOfMemoryError, EngineError: the patches of an image could not be prepared.
         """
         shown = [_last(images, count) for images, count in prompts]
         missing = dict.fromkeys(image for images in shown for image in images if image.features is None)
@@ -80,14 +87,15 @@ class Vision:
             patches = torch.cat([_made(each.patches) for each in chunk if each.patches is not None]).to(self._device)
             grids = torch.tensor([[1, each.image.rows, each.image.columns] for each in chunk]).to(self._device)
             for each, features in zip(chunk, self._encode(patches, grids).pooler_output, strict=True):
-                # Own memory for each image, so that dropping one from the cache gives its bytes back. The patches of a
-                # page are many times larger than its features.
+                # A copy per image, because a view would keep the memory of the whole chunk alive in the cache. The
+                # patches are dropped, since they are many times larger than the features.
                 each.patches, each.features = None, features.clone()
                 self._reuse.keep(each.image.key, each.features)
         counts = [count for _, count in prompts]
         return [_joined(images)[-count:] if count else None for images, count in zip(shown, counts, strict=True)]
 
     def _begin(self, image: MeasuredImage) -> ImageFeatures:
+        # Waiting requests with the same image share one preparation. The dictionary forgets it after the last of them.
         begun = self._begun.get(image.key)
         if begun is None:
             features = self._reuse.get(image.key)
@@ -96,6 +104,7 @@ class Vision:
         return begun
 
     def _chunks(self, images: Iterable[ImageFeatures]) -> Iterator[list[ImageFeatures]]:
+        """Group images into chunks of at most `most` patches."""
         chunk: list[ImageFeatures] = []
         patches = 0
         for each in images:
@@ -110,7 +119,7 @@ class Vision:
 
 
 def _last(images: Sequence[ImageFeatures], count: int) -> Sequence[ImageFeatures]:
-    """Return the last images that have `count` visual tokens together, or a part of the first one's more."""
+    """Return as many images from the end as are needed for `count` visual tokens."""
     first = len(images)
     while count > 0:
         first -= 1
@@ -119,15 +128,15 @@ def _last(images: Sequence[ImageFeatures], count: int) -> Sequence[ImageFeatures
 
 
 def _joined(images: Sequence[ImageFeatures]) -> torch.Tensor:
-    """Join the features of encoded images, [tokens, hidden size]."""
+    """Concatenate the features of encoded images, [visual tokens, hidden size]."""
     return torch.cat([image.features for image in images if image.features is not None])
 
 
 def _made(patches: Future[torch.Tensor]) -> torch.Tensor:
-    """Return patches, [patches, patch size], waiting for them.
+    """Wait for patches and return them, [patches, values per patch].
 
     Raises:
-        OutOfMemoryError, EngineError: they could not be made.
+        OutOfMemoryError, EngineError: they could not be prepared.
     """
     failure = patches.exception()
     if isinstance(failure, MemoryError):

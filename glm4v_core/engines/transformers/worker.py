@@ -1,4 +1,4 @@
-"""The thread that owns the model: requests join and leave between steps, and all that run take each step together."""
+"""The thread that runs the model, with continuous batching: requests join and leave the batch between steps."""
 
 from __future__ import annotations
 
@@ -23,7 +23,14 @@ from glm4v_core.types import Piece
 
 
 class Worker:
-    """Runs the forward passes in its own thread. `submit`, `cancel` and `close` may be called from any other."""
+    """Runs the forward passes in its own thread. `submit`, `cancel` and `close` may be called from any other thread.
+
+    Args:
+        runner: runs the language model.
+        vision: encodes images.
+        reuse: keeps image features and prompt prefixes.
+        slots: maximum number of requests that run at once.
+    """
 
     def __init__(self, runner: Runner, vision: Vision, reuse: ReuseCache, *, slots: int) -> None:
         self._runner = runner
@@ -39,28 +46,28 @@ class Worker:
         self._thread.start()
 
     def submit(self, generation: Generation) -> None:
-        """Put a request in line.
+        """Queue a request.
 
         Raises:
-            EngineClosedError: after close().
-            EngineDeadError: after a failure of the worker.
+            EngineClosedError: the engine was closed.
+            EngineDeadError: the worker failed.
         """
         with self._gate:
             self.check()
             self._inbox.put(generation)
 
     def check(self) -> None:
-        """Raise what `submit` would raise."""
+        """Raise the error that `submit` would raise, if any."""
         if self._ending is not None:
             raise self._ending()
 
     def cancel(self, generation: Generation) -> None:
-        """Have a request leave before the next step."""
+        """Remove a request before the next step."""
         generation.cancelled = True
         self._inbox.put(generation)
 
     def close(self) -> None:
-        """Stop after the current step; requests that have not finished fail. Idempotent."""
+        """Stop after the current step; unfinished requests fail. Closing twice is harmless."""
         self._end(lambda: EngineClosedError("The engine was closed."))
         self._inbox.put(None)
         self._thread.join()
@@ -74,14 +81,14 @@ class Worker:
             with torch.inference_mode():
                 while self._ending is None:
                     self._turn()
-        except Exception as error:  # noqa: BLE001  # the one mapper: whatever kills the worker reaches every caller
+        except Exception as error:  # noqa: BLE001  # any error that ends the worker must reach every caller
             self._end(partial(_dead, error))
         self._abandon()
 
     def _abandon(self) -> None:
-        """Tell every caller who still waits that no more will come.
+        """Send the final error to every caller that still waits.
 
-        The device may be broken, so no row is moved and nothing is computed before they know.
+        The device may be broken, so nothing is computed or moved before all callers have the error.
         """
         for generation in self._arrived(wait=False):
             if not generation.cancelled:
@@ -95,9 +102,9 @@ class Worker:
         self._runner.cache.release()
 
     def _turn(self) -> None:
-        """Take in new requests, read the next prompts, and have all that run take one step.
+        """Accept new requests, prefill one group of prompts, and decode one token of every running request.
 
-        Only one group of prompts is read per turn, so that the answers that run already do not pause for long.
+        Only one group is prefilled per turn, so that running answers are not delayed for long.
         """
         for generation in self._arrived(wait=self._scheduler.idle):
             if generation.cancelled:
@@ -110,6 +117,7 @@ class Worker:
         group = self._scheduler.admit()
         for generation in group:
             generation.clock.admitted = time.monotonic()
+        # A group that fails is split, or tried again with more free memory; see `_again`.
         groups = [group] if group else []
         while groups:
             group = groups.pop(0)
@@ -122,7 +130,11 @@ class Worker:
             self._send()
 
     def _arrived(self, *, wait: bool) -> list[Generation]:
-        """Empty the inbox; with nothing to do, give memory back and wait for the next request."""
+        """Empty the inbox.
+
+        Args:
+            wait: if the inbox is empty, free the KV cache and block until a request arrives.
+        """
         if wait and self._inbox.empty():
             self._runner.cache.release()
         arrived = [self._inbox.get()] if wait else []
@@ -135,10 +147,11 @@ class Worker:
             self._leave(generation)
 
     def _prefill(self, group: Sequence[Generation]) -> Glm4vError | None:
-        """Read prompts into free rows and sample their first tokens; return why it failed, if it did.
+        """Prefill prompts into free rows and sample their first tokens.
 
-        A failed pass must be over, with all that it holds, before memory is freed and another one is tried; so that is
-        left to the caller.
+        Returns:
+            The error if the pass failed. The caller frees memory and tries again, because the tensors of the failed
+            pass are released only when this method has returned.
         """
         first = len(self._scheduler.running)
         try:
@@ -157,7 +170,7 @@ class Worker:
         return None
 
     def _keep(self, group: Sequence[Generation], first: int) -> None:
-        """Keep the prompts for reuse, as far as memory goes."""
+        """Keep the keys and values of the prompts for reuse, as long as there is memory."""
         try:
             for row, generation in enumerate(group, first):
                 export = partial(self._runner.cache.export, row, len(generation.prompt.ids))
@@ -166,9 +179,13 @@ class Worker:
             _of_requests(error)
 
     def _again(self, group: list[Generation], failure: Glm4vError) -> list[list[Generation]]:
-        """Return which groups to read after a failure: each request alone, or once more with the memory of the caches.
+        """Decide what to do after a failed prefill.
 
-        A request that fails alone, and not for want of such memory, is told so.
+        A group is split into single requests. A single request is tried again if memory could be freed; otherwise it
+        fails.
+
+        Returns:
+            The groups to prefill next.
         """
         if len(group) > 1:
             return [[generation] for generation in group]
@@ -178,7 +195,7 @@ class Worker:
         return []
 
     def _step(self) -> None:
-        """Sample one more token for every running request; while memory is short, the longest one fails."""
+        """Decode one token of every running request. If memory is not enough, the longest request fails, and so on."""
         while self._scheduler.running:
             failure = self._decode()
             if failure is None:
@@ -188,7 +205,7 @@ class Worker:
                 self._fail(max(rows, key=lambda item: (item[1].length, item[0]))[1], failure)
 
     def _decode(self) -> Glm4vError | None:
-        """Read the newest token of every running request and sample the next one; return why it failed, if it did."""
+        """Run one decode pass over all running requests; return the error if it failed."""
         running = self._scheduler.running
         try:
             logits = self._runner.decode(
@@ -203,7 +220,13 @@ class Worker:
         return None
 
     def _accept(self, tokens: Sequence[int], logprobs: StepLogprobs, first: int) -> None:
-        """Hand sampled tokens to the rows from `first` on; requests that are finished leave."""
+        """Give each request its sampled token; requests that are finished leave.
+
+        Args:
+            tokens: one per request.
+            logprobs: one per request.
+            first: row of the first of these requests.
+        """
         gone: list[Generation] = []
         for index, token in enumerate(tokens):
             generation = self._scheduler.running[first + index]
@@ -215,7 +238,7 @@ class Worker:
                 self._outbox.post(generation, item)
             if generation.finish is not None or isinstance(item, Exception):
                 gone.append(generation)
-        # From the last row on, so that no row that leaves too is moved into a gap.
+        # A gap is filled with the last row. Going backwards, that row is never one that leaves as well.
         for generation in reversed(gone):
             self._leave(generation)
 
@@ -224,6 +247,7 @@ class Worker:
         self._leave(generation)
 
     def _leave(self, generation: Generation) -> None:
+        """Remove a request, and move the last row into its row, so that the rows stay without gaps."""
         move = self._scheduler.leave(generation)
         if move is not None:
             self._runner.cache.move(move.source, move.target, move.request.length)

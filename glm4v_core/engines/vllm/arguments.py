@@ -1,4 +1,4 @@
-"""vLLM's arguments for one checkpoint, as plain data. Nothing here imports vLLM."""
+"""Builds vLLM's arguments for one checkpoint, as plain data. Nothing here imports vLLM."""
 
 from __future__ import annotations
 
@@ -11,28 +11,31 @@ from glm4v_core.engines.vllm.memory import DEFAULT_BATCH, GIB, Plan, weight_byte
 from glm4v_core.engines.vllm.options import VllmOptions
 
 LEGACY_ARCHITECTURE = "GLM4VForCausalLM"
-"""What vLLM calls the first generation; its checkpoints name a class of their own code."""
+"""vLLM's name for the first generation, whose checkpoints name a class in their custom code instead."""
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-"""The ranks for which vLLM makes room."""
+"""Values that vLLM accepts for the maximum rank of LoRA adapters."""
 _WIDTHS = {"float32": 4, "bfloat16": 2}
 
 
 def arguments_of(
     files: CheckpointFiles, options: VllmOptions, *, dtype: str, size: Mapping[str, int]
 ) -> dict[str, Any]:
-    """Write the arguments of vLLM's engine.
+    """Return the arguments of vLLM's engine.
 
     Args:
-        size: the image processor's bounds, already narrowed to max_image_tokens.
+        files: of the checkpoint.
+        options: of the engine.
+        dtype: "float32" or "bfloat16".
+        size: the image processor's bounds, already limited to max_image_tokens.
     """
     family = files.family
     arguments = options.passed_on() | {
         "model": str(files.folder),
         "dtype": dtype,
         "load_format": "safetensors",
-        # Room for a video would be taken from keys and values.
+        # vLLM would reserve memory for a video, which would then be missing for the KV cache.
         "limit_mm_per_prompt": {"image": options.max_images or family.limits.max_images, "video": 0},
-        # The only backend that reads our grammars.
+        # The only backend that supports our grammars.
         "structured_outputs_config": {"backend": "guidance"},
         "disable_log_stats": not options.stats,
         "use_tqdm_on_load": options.progress,
@@ -44,7 +47,7 @@ def arguments_of(
     if family.biased_attention and "attention_bias" not in files.config.get("text_config", {}):
         arguments["hf_overrides"] = {"text_config": {"attention_bias": True}}
     if family.dialect.think is not None:
-        # vLLM takes only this very text for the natural end of a thought, so it must be the closing tag alone.
+        # vLLM recognises the natural end of the reasoning by exactly this text, so it must be the closing tag only.
         opening, closing = family.dialect.think
         arguments["reasoning_config"] = {"reasoning_start_str": opening, "reasoning_end_str": closing}
     if options.lora is not None:
@@ -53,12 +56,20 @@ def arguments_of(
 
 
 def _room_for(adapter: Path) -> int:
+    """Return the smallest maximum rank that fits an adapter."""
     rank = int(read_json(adapter / "adapter_config.json").get("r", 16))
     return next((room for room in LORA_RANKS if room >= rank), rank)
 
 
 def plan_of(files: CheckpointFiles, options: VllmOptions, *, dtype: str, image_tokens: int) -> Plan:
-    """Say how much a device will have to hold."""
+    """Return what the memory estimate depends on.
+
+    Args:
+        files: of the checkpoint.
+        options: of the engine.
+        dtype: "float32" or "bfloat16".
+        image_tokens: visual tokens of the largest image.
+    """
     text = files.config.get("text_config") or files.config
     width = _WIDTHS[dtype]
     return Plan(

@@ -1,4 +1,4 @@
-"""The vLLM engine: vLLM's AsyncLLM inside this process, on the engine loop. The model runs in processes of its own."""
+"""The vLLM engine: AsyncLLM in this process, on the engine loop. vLLM runs the model in separate processes."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ DEFAULT_OPTIONS = VllmOptions()
 class VllmEngine:
     """Serves one loaded checkpoint; implements `glm4v_core.engines.Engine`.
 
-    AsyncLLM belongs to the event loop of its first request, so every method must be called on the engine loop, as
+    AsyncLLM is bound to the event loop of its first request, so all methods must be called on the engine loop, as
     `Glm4v` does.
     """
 
@@ -58,7 +58,7 @@ class VllmEngine:
         """Load a checkpoint folder or hub id; blocks until vLLM is ready to answer.
 
         Raises:
-            MissingDependencyError: vLLM has a version that is not accepted.
+            MissingDependencyError: the version of vLLM is not supported.
             ModelNotFoundError, ModelLoadError, UnsupportedError: see `load_llm`.
         """
         return cls(load_llm(model, options))
@@ -68,11 +68,11 @@ class VllmEngine:
         return self._info
 
     async def stream(self, request: Request) -> AsyncGenerator[Piece, None]:
-        """Yield raw text as it is made; closing the iterator aborts the request inside vLLM.
+        """Yield raw text as it is generated; closing the iterator aborts the request inside vLLM.
 
         Raises:
             ContextOverflowError: prompt and max_tokens exceed the context window.
-            EngineDeadError, EngineClosedError: the engine is gone.
+            EngineDeadError, EngineClosedError: the engine failed or was closed.
         """
         running, clock = self._open(), Clock()
         job = await running.prepare(request)
@@ -88,19 +88,21 @@ class VllmEngine:
                     running.explain(output)
 
     async def count_tokens(self, request: Request) -> TokenCount:
-        """Count a request's prompt exactly, without making any pixels."""
+        """Count the tokens of a request's prompt exactly, without processing any pixels."""
         tokenized = await self._open().tokenize(request)
         return TokenCount(tokenized.length, tokenized.image_tokens)
 
     async def sleep(self) -> None:
-        """Give the GPU memory back, with the weights kept in the computer's memory; requests that run are aborted.
+        """Release the GPU memory and keep the weights in main memory; running requests are aborted.
 
         Raises:
             UnsupportedError: the engine was loaded without enable_sleep_mode.
         """
         running = self._open()
         if not running.options.enable_sleep_mode:
-            raise UnsupportedError("This engine was not loaded to sleep.", hint="Load it with enable_sleep_mode=True.")
+            raise UnsupportedError(
+                "This engine was loaded without support for sleep.", hint="Load it with enable_sleep_mode=True."
+            )
         await running.llm.sleep()
 
     async def wake_up(self) -> None:
@@ -108,7 +110,7 @@ class VllmEngine:
         await self._open().llm.wake_up()
 
     async def close(self) -> None:
-        """End vLLM's processes; requests that still run fail."""
+        """End vLLM's processes; running requests fail."""
         running, self._running = self._running, None
         if running is not None:
             await running.close()
@@ -121,7 +123,7 @@ class VllmEngine:
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """A request as vLLM gets it."""
+    """A request in vLLM's format."""
 
     request: Request
     tokenized: TokenizedPrompt
@@ -131,7 +133,7 @@ class _Job:
 
 
 class _Running:
-    """vLLM with everything that is needed to talk to it."""
+    """vLLM, and everything that is needed to send requests to it."""
 
     def __init__(self, loaded: Loaded, info: EngineInfo) -> None:
         self.llm: AsyncLLM = loaded.llm
@@ -152,16 +154,17 @@ class _Running:
         self._closing = False
 
     async def tokenize(self, request: Request) -> TokenizedPrompt:
+        """Tokenize a request's prompt in another thread."""
         self._check_alive()
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._tokenize, request)
 
     async def prepare(self, request: Request) -> _Job:
-        """Make a request ready, in another thread."""
+        """Prepare a request in another thread."""
         self._check_alive()
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._prepare, request)
 
     async def outputs(self, job: _Job) -> AsyncGenerator[RequestOutput, None]:
-        """Yield vLLM's outputs for one request, and its errors as ours."""
+        """Yield vLLM's outputs for one request, and translate its errors into ours."""
         self._check_alive()
         name = f"glm4v-{next(self._numbers)}"
         self._requests.add(name)
@@ -176,23 +179,24 @@ class _Running:
         except VLLMClientError as error:
             raise InputError(f"vLLM refuses the request: {error}") from error
         except (EngineGenerateError, GenerationError) as error:
-            raise EngineError(f"vLLM failed at this request: {error.__cause__ or error}") from error
+            raise EngineError(f"vLLM failed to serve this request: {error.__cause__ or error}") from error
         finally:
             self._requests.discard(name)
 
     def explain(self, output: RequestOutput) -> NoReturn:
-        """Say why vLLM ended an answer that was not over."""
+        """Raise the error for an answer that vLLM ended although `Transcript` did not."""
         if self._closing:
             raise EngineClosedError("The engine was closed.")
         reason = output.outputs[0].finish_reason
         raise EngineError(f"vLLM ended the request early ({reason}).")
 
     async def close(self) -> None:
+        """Abort all requests, shut vLLM down, and wake callers that still wait."""
         self._closing = True
         if not self.llm.errored:
             await self.llm.abort(list(self._requests))
         if self.llm.output_handler is not None:
-            # It would log the end of vLLM's processes as a failure.
+            # The handler would log the end of vLLM's processes as a failure.
             self.llm.output_handler.cancel()
         await asyncio.to_thread(self.llm.shutdown)
         # The cancelled handler would have failed requests that arrived meanwhile; do it here.
@@ -208,7 +212,7 @@ class _Running:
     def _death(self) -> EngineError:
         if self._closing:
             return EngineClosedError("The engine was closed.")
-        return EngineDeadError("vLLM's engine process died; its log above tells why.")
+        return EngineDeadError("vLLM's engine process died; the reason is in its log output above.")
 
     def _tokenize(self, request: Request) -> TokenizedPrompt:
         return self._tokenizer.tokenize(self._template.render(request))
@@ -219,7 +223,9 @@ class _Running:
         dialect = self._family.dialect
         grammar = compile_grammar(request, dialect, tokenized.phase)
         if grammar is not None and self._family.remote_tokenizer:
-            raise UnsupportedError(f"{self._family.name} takes no constraint: vLLM cannot read its tokenizer for one.")
+            raise UnsupportedError(
+                f"{self._family.name} does not support constraints: vLLM cannot use its tokenizer for them."
+            )
         pixels = [self._pages.get(image) for image in tokenized.images]
         settings = sampling_of(
             request, sorted(self.vocabulary.stop_token_ids), wanted, budget=dialect.think is not None
@@ -233,7 +239,7 @@ class _Running:
 
 
 class _Answer:
-    """Reads what vLLM yields for one request."""
+    """Converts vLLM's outputs for one request to pieces."""
 
     def __init__(self, job: _Job, running: _Running, clock: Clock) -> None:
         self.transcript = Transcript(
@@ -246,7 +252,7 @@ class _Answer:
         self._clock.admitted = time.monotonic()
 
     def take(self, output: RequestOutput) -> Piece | None:
-        """Take the next tokens; those behind the end of the answer are dropped."""
+        """Process the next tokens; tokens after the end of the answer are dropped."""
         made = output.outputs[0]
         text = ""
         logprobs: list[TokenLogprob] = []
@@ -265,7 +271,7 @@ class _Answer:
         self._prompt = Usage(self._prompt.prompt, self._prompt.image, cached=output.num_cached_tokens or 0)
         waited = output.metrics
         if waited is not None:
-            # Both moments come from vLLM's own clock; only their distance means something here.
+            # Both times are from vLLM's own clock, so only their difference is meaningful here.
             self._clock.admitted += waited.scheduled_ts - waited.queued_ts
 
 

@@ -1,4 +1,4 @@
-"""Loading a checkpoint into vLLM: everything is checked first that can be checked before minutes are spent."""
+"""Loads a checkpoint into vLLM. Everything that can be checked is checked first, since loading takes minutes."""
 
 from __future__ import annotations
 
@@ -26,12 +26,13 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class VisionConfig:
-    """How a checkpoint sees images.
+    """How a checkpoint processes images.
 
     Attributes:
-        patch: pixels per side of one patch.
-        cover: pixels of one visual token, over the frames that the sizer's areas span.
-        resample: Pillow's number of the filter with which images are resized.
+        sizer: determines the size of each image.
+        patch: side of one patch, in pixels.
+        cover: pixels per visual token, over as many frames as the sizer's areas count.
+        resample: Pillow's number of the resampling filter.
     """
 
     sizer: ImageSizer
@@ -45,7 +46,7 @@ class Loaded:
     """vLLM with one checkpoint.
 
     Attributes:
-        image_token: the token that stands for one image in a prompt.
+        image_token: id of the token that represents an image in a prompt.
     """
 
     llm: AsyncLLM
@@ -56,13 +57,17 @@ class Loaded:
 
 
 def load_llm(model: str | os.PathLike[str], options: VllmOptions) -> Loaded:
-    """Load a folder or a hub id.
+    """Load a checkpoint; blocks until vLLM is ready.
+
+    Args:
+        model: a folder or a hub id.
+        options: of the engine.
 
     Raises:
-        MissingDependencyError: vLLM has a version that is not accepted.
-        ModelNotFoundError: no such folder, or no such hub id within reach.
-        ModelLoadError: the files are incomplete or broken, or the model does not fit.
-        UnsupportedError: the checkpoint is of no family that this engine runs, or wants to run code of its own.
+        MissingDependencyError: the version of vLLM is not supported.
+        ModelNotFoundError: the folder does not exist, or the hub id does not exist or cannot be reached.
+        ModelLoadError: the files are incomplete or broken, or the model does not fit into memory.
+        UnsupportedError: this engine does not support the checkpoint's family or the device, or custom code is needed.
     """
     check_vllm()
     files = read_files(model, options.revision, remote_code=options.trust_remote_code)
@@ -73,9 +78,9 @@ def load_llm(model: str | os.PathLike[str], options: VllmOptions) -> Loaded:
     arguments = arguments_of(files, options, dtype=dtype, size=vision.sizer.bounds())
     if options.check_memory:
         _check_memory(files, options, dtype, vision)
-    _log.info("vLLM loads %s in processes of its own.", files.name)
+    _log.info("vLLM is loading %s in separate processes.", files.name)
     llm = _start(arguments)
-    _log.info("vLLM is ready: context of %d tokens.", llm.vllm_config.model_config.max_model_len)
+    _log.info("vLLM is ready, with a context of %d tokens.", llm.vllm_config.model_config.max_model_len)
     image_token = files.tokenizer.convert_tokens_to_ids(files.family.dialect.image_placeholder)
     return Loaded(llm, files, options, vision, image_token)
 
@@ -99,13 +104,13 @@ def _start(arguments: dict[str, Any]) -> AsyncLLM:
 
 
 def _configurations(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Make objects of the arguments that vLLM does not take as plain data."""
+    """Convert the arguments that vLLM does not accept as plain data."""
     kinds = {"structured_outputs_config": StructuredOutputsConfig, "reasoning_config": ReasoningConfig}
     return {name: kind(**arguments[name]) for name, kind in kinds.items() if name in arguments}
 
 
 def _choose_dtype(options: VllmOptions) -> str:
-    """Choose the same as the transformers engine: float32 on a CPU, bfloat16 elsewhere."""
+    """Choose the same dtype as the transformers engine: float32 on a CPU, bfloat16 elsewhere."""
     if options.dtype != "auto":
         return options.dtype
     if current_platform.is_cpu():
@@ -123,4 +128,4 @@ def _check_memory(files: CheckpointFiles, options: VllmOptions, dtype: str, visi
     largest = vision.sizer.bounds()["longest_edge"] // vision.cover
     plan = plan_of(files, options, dtype=dtype, image_tokens=largest)
     found = check_fit(Shape.of(files.config), plan, memory, share=options.gpu_memory_utilization)
-    _log.info("About %.1f of %.1f GiB are needed on each device.", found.total / GIB, memory / GIB)
+    _log.info("The model needs about %.1f of %.1f GiB on each device.", found.total / GIB, memory / GIB)

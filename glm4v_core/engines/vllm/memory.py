@@ -1,4 +1,4 @@
-"""Will a model fit? An estimate from its configuration, before minutes are spent on loading it."""
+"""Estimates from its configuration whether a model fits into memory, before minutes are spent on loading it."""
 
 from __future__ import annotations
 
@@ -11,18 +11,25 @@ from glm4v_core.errors import ModelLoadError
 
 GIB = 2**30
 DEFAULT_SHARE = 0.92
-"""The part of a device's memory that vLLM takes when nothing is said."""
+"""Share of a device's memory that vLLM takes by default."""
 DEFAULT_BATCH = 8192
-"""Tokens that vLLM reads in one step on large devices."""
+"""Maximum number of tokens that vLLM reads in one step by default, on large devices."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """The numbers of a configuration that memory depends on.
+    """The numbers in a configuration that determine the memory.
 
     Attributes:
+        layers: of the language model, like the next six.
+        hidden: hidden size.
+        heads: query heads.
+        kv_heads: key-value heads.
         head: size of one attention head.
-        inner: width of the feed-forward layers, as `vision_inner` of the vision encoder's.
+        inner: width of the feed-forward layers.
+        vocabulary: width of the logits.
+        vision_hidden: hidden size of the vision encoder.
+        vision_inner: width of the vision encoder's feed-forward layers.
     """
 
     layers: int
@@ -37,7 +44,7 @@ class Shape:
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Shape:
-        """Read a config.json of the family."""
+        """Read the content of a config.json of a GLM-V model."""
         text, vision = _modern(config.get("text_config") or config), config.get("vision_config") or {}
         heads, hidden = int(text["num_attention_heads"]), int(text["hidden_size"])
         vision_hidden = int(vision.get("hidden_size", 0))
@@ -55,7 +62,7 @@ class Shape:
 
 
 def _modern(text: Mapping[str, Any]) -> dict[str, Any]:
-    """Give the settings of the first generation the names that they have in the others."""
+    """Rename the settings of the first generation to their names in later generations."""
     names = {
         "num_layers": "num_hidden_layers",
         "multi_query_group_num": "num_key_value_heads",
@@ -71,10 +78,15 @@ class Plan:
     """How a model is to be loaded.
 
     Attributes:
-        weights: bytes of all weight files.
-        width: bytes of one number in computations; `kv_width` of one stored key or value.
+        weights: size of all weight files in bytes.
+        context: maximum number of tokens of a prompt and its completion together.
         image_tokens: visual tokens of the largest image.
-        offloaded: bytes of weights per device that stay in the computer's memory.
+        width: bytes per number in computations.
+        kv_width: bytes per number in the KV cache.
+        tensor_parallel: devices that share each layer.
+        pipeline_parallel: groups of devices, each with a part of the layers.
+        batch: maximum number of tokens read in one step.
+        offloaded: bytes of weights per device that stay in main memory.
     """
 
     weights: int
@@ -90,7 +102,13 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """Bytes on one device: weights, work space for reading a prompt and its largest image, one full context."""
+    """Estimated memory on one device, in bytes.
+
+    Attributes:
+        weights: the device's part of the weights.
+        work: activations during the prefill of a prompt with its largest image.
+        context: KV cache of one full context.
+    """
 
     weights: int
     work: int
@@ -102,22 +120,22 @@ class Needs:
 
 
 def weight_bytes(folder: Path) -> int:
-    """Add up the safetensors files of a checkpoint, as they are on the device too, quantised or not."""
+    """Return the size of a checkpoint's safetensors files in bytes, which is also their size on the device."""
     return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
 
 
 def bytes_per_token(shape: Shape, plan: Plan) -> int:
-    """Count the keys and values of one token on one device."""
+    """Return the size of one token's keys and values on one device, in bytes."""
     heads = max(1, shape.kv_heads // plan.tensor_parallel)
     layers = -(-shape.layers // plan.pipeline_parallel)
     return 2 * layers * heads * shape.head * plan.kv_width
 
 
 def needs(shape: Shape, plan: Plan) -> Needs:
-    """Estimate what one device must hold for one request to use the whole context.
+    """Estimate the memory that one device needs for a request that uses the whole context.
 
-    The work space is the larger of two peaks that never meet: the feed-forward layer of the vision encoder on the
-    largest image, four patches to a token, and that of the language model on a full batch with its logits.
+    The work space is the larger of two peaks that do not occur together: the feed-forward layer of the vision encoder
+    on the largest image, with four patches per token, and that of the language model on a full batch with its logits.
     """
     weights = plan.weights // (plan.tensor_parallel * plan.pipeline_parallel) - plan.offloaded
     seeing = 4 * plan.image_tokens * (6 * shape.vision_hidden + 2 * shape.vision_inner // plan.tensor_parallel)
@@ -128,19 +146,25 @@ def needs(shape: Shape, plan: Plan) -> Needs:
 
 
 def check_fit(shape: Shape, plan: Plan, memory: int, *, share: float | None = None) -> Needs:
-    """Hold the estimate against one device's memory.
+    """Check the estimate against the memory of one device.
+
+    Args:
+        shape: of the model.
+        plan: how it is to be loaded.
+        memory: of one device, in bytes.
+        share: of this memory that vLLM may use; None is vLLM's default.
 
     Raises:
-        ModelLoadError: it does not fit; the hint says what would help.
+        ModelLoadError: the model does not fit; the hint says what would help.
     """
     found = needs(shape, plan)
     room = int(memory * (DEFAULT_SHARE if share is None else share))
     if found.total <= room:
         return found
     message = (
-        f"The model does not fit: {_gib(found.weights)} of weights, {_gib(found.work)} to work in and "
-        f"{_gib(found.context)} for a context of {plan.context} tokens make {_gib(found.total)}, "
-        f"and vLLM may use {_gib(room)} of each device."
+        f"The model does not fit: {_gib(found.weights)} for weights, {_gib(found.work)} for activations and "
+        f"{_gib(found.context)} for a context of {plan.context} tokens are {_gib(found.total)}, "
+        f"but vLLM may use {_gib(room)} of each device."
     )
     raise ModelLoadError(message, hint=_advice(shape, plan, found, room))
 

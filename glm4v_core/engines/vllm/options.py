@@ -1,4 +1,4 @@
-"""What a caller may set on the vLLM engine, and what is passed on to vLLM. Nothing here imports vLLM."""
+"""Options of the vLLM engine, and those that are passed on to vLLM. Nothing here imports vLLM."""
 
 from __future__ import annotations
 
@@ -14,40 +14,43 @@ _OURS = {"max_image_tokens", "max_images", "lora", "revision", "check_memory", "
 
 
 class VllmOptions(RepetitionOptions):
-    """Settings of one loaded model, with those of `RepetitionOptions`.
+    """Options of one loaded model, in addition to those of `RepetitionOptions`.
 
-    Options that vLLM has too have its names; None is vLLM's own default.
+    Options of vLLM keep vLLM's names; None is vLLM's default.
 
     Attributes:
-        dtype: `auto` is the checkpoint's own. float16 is refused: this family overflows in it.
-        max_model_len: tokens that a prompt and its completion may hold together; `context` is another name for it.
-            None is the checkpoint's own limit.
-        max_image_tokens: visual tokens one image may take; larger images are scaled down.
-        max_images: images one prompt may show; None is the family's limit.
+        dtype: `auto` is float32 on a CPU and bfloat16 elsewhere. float16 is refused, since these models overflow in it.
+        max_model_len: maximum number of tokens of a prompt and its completion together; `context` is another name for
+            it. None is the checkpoint's limit.
+        max_image_tokens: maximum number of visual tokens per image; larger images are scaled down.
+        max_images: maximum number of images in one prompt; None is the family's limit.
         gpu_memory_utilization: share of each device's memory that vLLM takes, between 0 and 1.
-        kv_cache_memory_bytes: memory for keys and values on each device, instead of what is left of that share.
-        kv_cache_dtype: such as `fp8`, which halves that memory.
-        quantization: how the weights are quantised, where the checkpoint does not say, or `fp8` to do it while loading.
-        cpu_offload_gb: weights kept in the computer's own memory; slow.
-        tensor_parallel_size: devices that share each layer. The 12 heads of the vision encoder must be divisible by it,
-            unless mm_encoder_tp_mode is `data`: then each device encodes images of its own.
+        kv_cache_memory_bytes: size of the KV cache on each device, instead of what is left of that share.
+        kv_cache_dtype: such as `fp8`, which halves the KV cache.
+        quantization: how the weights are quantised, if the checkpoint does not say so, or `fp8` to quantise them while
+            loading.
+        cpu_offload_gb: size of the weights that are kept in main memory; slow.
+        tensor_parallel_size: devices that share each layer. It must divide the 12 heads of the vision encoder, unless
+            mm_encoder_tp_mode is `data`.
         pipeline_parallel_size: groups of devices, each with a part of the layers.
-        data_parallel_size: copies of the model, each with its own devices.
-        enable_expert_parallel: spread the experts of mixture models over devices instead of splitting each.
-        max_num_seqs: requests decoded together; further ones wait.
-        max_num_batched_tokens: tokens read in one step; more lets several large images in at once.
-        mm_processor_cache_gb: memory for pages that are already prepared.
+        data_parallel_size: copies of the model, each on separate devices.
+        enable_expert_parallel: distribute whole experts of a mixture model over the devices instead of splitting each.
+        mm_encoder_tp_mode: `weights` splits the vision encoder over the devices; `data` gives each device different
+            images.
+        max_num_seqs: maximum number of requests decoded together; further requests wait.
+        max_num_batched_tokens: maximum number of tokens read in one step; several large images at once need more.
+        mm_processor_cache_gb: memory for images that are already preprocessed.
         enable_prefix_caching: reuse keys and values of equal prompt prefixes.
-        enforce_eager: do not capture CUDA graphs: a faster start, but answers several times slower.
+        enforce_eager: do not capture CUDA graphs; loading is faster, but decoding is several times slower.
         enable_sleep_mode: allow `VllmEngine.sleep` and `wake_up`; needs a GPU.
-        lora: folder of an adapter that every request uses; its rank is read from its configuration.
-        max_lora_rank: room for adapters of this rank.
+        lora: folder of a LoRA adapter that is used for every request.
+        max_lora_rank: maximum rank of the adapter; None reads the rank from the adapter's configuration.
         seed: for sampling when a request has none.
         revision: branch, tag or commit of a hub id; None is the default branch.
-        trust_remote_code: let a legacy checkpoint run its own tokenizer code. `revision` must name the commit.
-        check_memory: refuse, before loading, a model that cannot fit into the device's memory.
-        stats: keep vLLM's metrics; they are registered with prometheus_client and include queue times.
-        progress: let vLLM draw its progress bars while it reads the weights.
+        trust_remote_code: allow a legacy checkpoint to run its tokenizer code; `revision` must then be a commit.
+        check_memory: estimate before loading whether the model fits into the device's memory, and refuse it if not.
+        stats: collect vLLM's metrics, including queue times, and register them with prometheus_client.
+        progress: show vLLM's progress bars while it reads the weights.
     """
 
     owner: ClassVar[str] = "The vLLM engine"
@@ -101,8 +104,9 @@ class VllmOptions(RepetitionOptions):
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
+        """Names of all options, including the alias `context`."""
         return ("context", *super().names())
 
     def passed_on(self) -> dict[str, Any]:
-        """Return the arguments that vLLM takes unchanged."""
+        """Return the options that are passed to vLLM unchanged."""
         return self.model_dump(exclude=_OURS | RepetitionOptions.model_fields.keys(), exclude_none=True)

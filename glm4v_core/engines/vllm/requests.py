@@ -1,4 +1,4 @@
-"""One request in vLLM's terms, as plain data. Nothing here imports vLLM."""
+"""Converts a request to vLLM's format, as plain data. Nothing here imports vLLM."""
 
 from __future__ import annotations
 
@@ -16,17 +16,19 @@ if TYPE_CHECKING:
     import PIL.Image
 
 LEAST_TOP_P = 1e-6
-"""vLLM refuses a top_p of 0, which means the most likely token alone."""
+"""Used for a top_p of 0, which vLLM refuses. It leaves only the most likely token, too."""
 KEPT_PIXELS = 2**26
-"""Pixels of resized pages that are kept for further questions about them: 200 MB."""
+"""Maximum number of pixels of resized pages that are kept for further questions about them; about 200 MB."""
 
 
 def prompt_of(tokenized: TokenizedPrompt, pixels: Sequence[PIL.Image.Image], shortest: int) -> dict[str, Any]:
-    """Write a prompt; images go by their content hash, so that each is prepared and encoded once.
+    """Return a prompt for vLLM. Images are identified by content hash, so that each is processed only once.
 
     Args:
-        pixels: the images in the size in which the model sees them.
-        shortest: the image processor's own lower bound, by which it would enlarge an image that must stay small.
+        tokenized: the prompt.
+        pixels: its images, at the size at which the model sees them.
+        shortest: the image processor's own smallest area, in pixels over two frames. It must be lowered for smaller
+            images, which would be enlarged otherwise.
     """
     prompt: dict[str, Any] = {"prompt_token_ids": tokenized.ids}
     if pixels:
@@ -40,13 +42,16 @@ def prompt_of(tokenized: TokenizedPrompt, pixels: Sequence[PIL.Image.Image], sho
 
 
 def sampling_of(request: Request, stop_token_ids: Sequence[int], max_tokens: int, *, budget: bool) -> dict[str, Any]:
-    """Write sampling parameters, all but the grammar and the kind of output.
+    """Return the sampling parameters, except for the grammar and the kind of output.
 
-    Tokens come back without text: what they say, where a stop string or a loop ends them, is decided by `Transcript`,
-    the same way for every engine that yields tokens.
+    vLLM returns tokens without text. `Transcript` converts them to text and applies stop strings and the repetition
+    guard, as for the transformers engine.
 
     Args:
-        budget: whether the model can think, so that a thinking budget means something.
+        request: complete and checked.
+        stop_token_ids: tokens that end the answer.
+        max_tokens: maximum number of new tokens.
+        budget: whether the model can reason, so that a thinking budget applies.
     """
     sampling = request.sampling
     settings: dict[str, Any] = {
@@ -67,17 +72,29 @@ def sampling_of(request: Request, stop_token_ids: Sequence[int], max_tokens: int
 
 
 def logprob_of(token: int, found: Mapping[int, Any], alternatives: int, table: TokenBytes) -> TokenLogprob:
-    """Read the entry of one token: itself and the likeliest alternatives by token number."""
+    """Return the log probability of one token, with the most likely alternatives.
+
+    Args:
+        token: the one that was chosen.
+        found: token id to vLLM's log probability.
+        alternatives: how many to list.
+        table: texts of the tokens.
+    """
     likeliest = sorted(found.items(), key=lambda entry: -entry[1].logprob)[:alternatives]
     top = tuple((table.text(other), float(entry.logprob)) for other, entry in likeliest)
     return TokenLogprob(table.text(token), float(found[token].logprob), top)
 
 
 class ResizedPages:
-    """Makes images as large as the model sees them, with Pillow, and keeps the last ones. Thread-safe.
+    """Resizes images to the size at which the model sees them, with Pillow, and keeps recent ones. Thread-safe.
 
-    vLLM's own resampling differs by a little from the one that the transformers engine uses; an image that has its
-    final size already passes through it unchanged, so that both engines see the same pixels.
+    vLLM's resampling differs slightly from that of the transformers engine. vLLM does not change an image that already
+    has its final size, so with this both engines see the same pixels.
+
+    Args:
+        patch: side of a patch, in pixels.
+        resample: Pillow's number of the resampling filter.
+        room: maximum number of pixels to keep.
     """
 
     def __init__(self, patch: int, resample: int, room: int = KEPT_PIXELS) -> None:
@@ -88,7 +105,7 @@ class ResizedPages:
         self._lock = threading.Lock()
 
     def get(self, image: MeasuredImage) -> PIL.Image.Image:
-        """Return an image in its final size."""
+        """Return the pixels of an image at its final size."""
         size = (image.columns * self._patch, image.rows * self._patch)
         if image.image.pixels.size == size:
             return image.image.pixels

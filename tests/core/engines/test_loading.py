@@ -245,5 +245,5 @@ class TestChoice:
 
     async def test_a_plan_loads_what_it_says(self, tmp_path: Path) -> None:
         plan = plan_engine(tmp_path, "transformers", {})
-        with pytest.raises(ModelNotFoundError, match="no checkpoint"):
+        with pytest.raises(ModelNotFoundError, match="not a checkpoint"):
             await load_engine(plan)

@@ -177,7 +177,7 @@ class TestFindingTheModel:
     ) -> None:
         server.version = version
         assert connect().info.versions.get("vllm") == version
-        assert ("tested from 0.32" in caplog.text) == warned
+        assert ("tested with 0.32" in caplog.text) == warned
 
     @pytest.mark.parametrize(
         ("shown", "garbled"), [("[{'type':Ġ'text',Ġ'text':Ġ'x'}]", True), ("x", False), (None, False)]

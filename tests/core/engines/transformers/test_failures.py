@@ -203,7 +203,7 @@ async def test_closing_gives_the_model_back(checkpoint_folder: Path) -> None:
 
 async def test_a_request_whose_images_do_not_match_is_refused(open_engine: Open, checkpoint: Checkpoint) -> None:
     doubled = replace(checkpoint, template=str(checkpoint.template) + "<|image|>")
-    with pytest.raises(MessageError, match="2 places"):
+    with pytest.raises(MessageError, match="2 image placeholders"):
         await answer(open_engine(doubled), ask(page(1), "Read"))
 
 

@@ -101,7 +101,7 @@ def test_a_request_that_vllm_refuses_while_it_sleeps_ends_in_our_error() -> None
     llm: Any = Paused()
     with (
         Glm4v.from_engine(VllmEngine(Loaded(llm, files, VllmOptions(), vision, image_token))) as model,
-        pytest.raises(EngineError, match=r"vLLM failed at this request: Generation is paused"),
+        pytest.raises(EngineError, match=r"vLLM failed to serve this request: Generation is paused"),
     ):
         model.generate(ask("Hello", max_tokens=3))
 

@@ -40,5 +40,5 @@ def test_it_sees_its_one_image(model: Glm4v) -> None:
 
 
 def test_what_it_cannot_do_is_refused(model: Glm4v) -> None:
-    with pytest.raises(UnsupportedError, match="takes no constraint"):
+    with pytest.raises(UnsupportedError, match="does not support constraints"):
         model.generate(ask(page(1), "Label it", constraint=Choices(("a", "b"))))

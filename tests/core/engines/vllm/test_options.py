@@ -253,5 +253,5 @@ class TestLegacy:
     def test_other_checkpoints_get_no_code_run(self, checkpoint_folder: Path, tmp_path: Path) -> None:
         config = json.loads((checkpoint_folder / "config.json").read_text())
         (tmp_path / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoModel": "modeling.Evil"}}))
-        with pytest.raises(UnsupportedError, match="code of its own"):
+        with pytest.raises(UnsupportedError, match="requires custom code"):
             read_files(tmp_path, COMMIT, remote_code=True)

@@ -63,7 +63,7 @@ def test_vllm_with_a_gpu_is_chosen(install: Install, tmp_path: Path, caplog: pyt
     install()
     engine, line = chosen(caplog, tmp_path)
     assert engine == "vllm"
-    assert line.endswith("vLLM is installed and a GPU that it supports is there.")
+    assert line.endswith("vLLM is installed and a supported GPU is available.")
     assert plan_engine(tmp_path, "vllm", {}).key == plan_engine(tmp_path, "auto", {}).key
     assert (
         plan_engine(tmp_path, "vllm", {"context": 4096}).key
@@ -77,7 +77,7 @@ def test_vllm_with_a_gpu_is_chosen(install: Install, tmp_path: Path, caplog: pyt
         ({"gpus": 0}, "no GPU is visible"),
         ({"cuda": False}, r"another kind of device \(xpu\)"),
         ({"capability": 75}, "GPU 1 has no bfloat16"),
-        ({"version": "0.31.0"}, r"vLLM 0\.31\.0 is installed, but glm4v works with"),
+        ({"version": "0.31.0"}, r"vLLM 0\.31\.0 is installed, but glm4v needs"),
         ({"version": "0.34.0rc1"}, "is installed, but"),
     ],
 )
