@@ -1,4 +1,4 @@
-"""The runner of large jobs: rows, outputs, resuming, the report."""
+"""Bulk jobs: the runner, rows, output files, resuming, the report."""
 
 from glm4v_core.bulk.outputs import Totals
 from glm4v_core.bulk.rows import Row, read_rows

@@ -1,7 +1,7 @@
-"""Resuming an interrupted run: rows of finished pages are kept, failed and missing pages are asked again.
+"""Resuming an interrupted run: rows of finished pages are kept, failed and missing pages are run again.
 
-A resumed run writes results.jsonl again, in the order of its pages, while the rows of earlier runs are kept beside it
-in results.earlier.jsonl. Whenever it is killed, the two files together hold every row.
+A resumed run writes results.jsonl from the beginning, in the order of its pages. Meanwhile the rows of earlier runs are
+kept in results.earlier.jsonl. If the run is killed at any time, the two files together contain all rows.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from glm4v_core.media.pages import Page
 from glm4v_core.tasks.results import PageFailure, read_pages
 
 Places = dict[str, dict[int, tuple[Path, int]]]
-"""Absolute path of a source -> page number -> the file that holds its row, and the byte offset of the row."""
+"""Absolute path of a source -> page number -> file with its row, and byte offset of the row in that file."""
 
 _NEEDED = frozenset({"source", "page", "pages", "status", "sha256", "bytes", "modified", "warnings", "error"})
 
 
 @dataclass(frozen=True, slots=True)
 class NewPage:
-    """A page to ask about."""
+    """A page to run the steps on."""
 
     page: Page | PageFailure
     stamp: FileStamp
@@ -34,7 +34,7 @@ class NewPage:
 
 @dataclass(frozen=True, slots=True)
 class KeptPage:
-    """A page that an earlier run finished; `page` is None when its file did not have to be opened."""
+    """A page that an earlier run finished; `page` is None if its file did not have to be opened."""
 
     row: Row
     page: Page | None = None
@@ -44,7 +44,7 @@ PageTask = NewPage | KeptPage
 
 
 class Earlier:
-    """The rows of earlier runs. Memory holds only where each row is; rows are read when they are needed."""
+    """The rows of earlier runs. Only their positions are in memory; rows are read when they are needed."""
 
     def __init__(self, folder: Path, places: Places | None = None) -> None:
         self._path = folder / EARLIER
@@ -57,12 +57,12 @@ class Earlier:
         return bool(self._places)
 
     def done(self, file: Path) -> dict[int, Row]:
-        """Return what succeeded on a file, by page number."""
+        """Return the successful rows of a file, by page number."""
         pages = self._places.get(_key(file), {})
         return {row["page"]: row for row in _rows_at(pages.values()) if row["status"] == "ok"}
 
     def others(self, files: Iterable[Path]) -> Iterator[Row]:
-        """Yield what succeeded on files that are not among these."""
+        """Yield the successful rows of all other files."""
         named = set(map(_key, files))
         for source, pages in self._places.items():
             if source not in named:
@@ -72,7 +72,7 @@ class Earlier:
         """Refuse to resume with entirely different files.
 
         Raises:
-            ConfigError: no row belongs to any of these files, as when the same paths are named differently.
+            ConfigError: no row belongs to any of these files, for instance because of different relative paths.
         """
         if self._places and self._places.keys().isdisjoint(map(_key, files)):
             raise ConfigError(
@@ -81,10 +81,11 @@ class Earlier:
             )
 
     def set_aside(self) -> None:
-        """Copy all rows into results.earlier.jsonl, so that results.jsonl can be written again."""
+        """Copy all rows to results.earlier.jsonl, so that results.jsonl can be rewritten."""
         if not self._places:
             self.discard()
             return
+        # Written under another name first: if the copy is interrupted, the old files are still complete.
         fresh = self._path.with_suffix(".new")
         with writing(fresh), fresh.open("wb") as file:
             for pages in self._places.values():
@@ -95,7 +96,7 @@ class Earlier:
             fresh.replace(self._path)
 
     def replaced(self, row: Row) -> None:
-        """Note that the results now hold this row. Rows come in the order of the sources."""
+        """Record that results.jsonl now has this row. Rows arrive grouped by source."""
         source = _key(row["source"])
         if source != self._source:
             self._passed.add(self._source)
@@ -103,23 +104,23 @@ class Earlier:
         self._numbers.add(row["page"])
 
     def unreached(self) -> Iterator[Row]:
-        """Yield earlier rows of pages that this run has not reached."""
+        """Yield earlier rows for pages that this run has not reached."""
         for source, pages in self._places.items():
             numbers = self._numbers if source == self._source else ()
             if source not in self._passed:
                 yield from _rows_at(place for number, place in pages.items() if number not in numbers)
 
     def discard(self) -> None:
-        """Remove the file, once the results hold its rows."""
+        """Delete results.earlier.jsonl, once results.jsonl has its rows."""
         with writing(self._path):
             self._path.unlink(missing_ok=True)
 
 
 def gather(folder: Path) -> Earlier:
-    """Find the last row of every page; nothing is changed yet.
+    """Find the latest row of every page in a folder, without changing any file.
 
     Raises:
-        ConfigError: a line is not a row of results. A last line without a line break was cut off and counts as missing.
+        ConfigError: a line is not a valid row. A last line without a line break was cut off and counts as missing.
     """
     places: Places = {}
     for path in (folder / EARLIER, folder / JSONL):
@@ -133,8 +134,11 @@ def page_tasks(
 ) -> Iterator[PageTask]:
     """Yield every page of the files in order, then the finished rows of other files.
 
-    A row is kept when the page's pixels are the same. While `unopened` returns True, a file with an equal stamp whose
-    pages are all done is not even opened.
+    Args:
+        files: of this run.
+        options: with which pages are opened.
+        earlier: a row in it is kept if the page's pixels are the same.
+        unopened: while it returns True, a file with an equal stamp whose pages are all done is not opened at all.
     """
     for file in files:
         done, stamp = earlier.done(file), FileStamp.of(file)
@@ -147,7 +151,7 @@ def page_tasks(
 
 
 def _is_whole(done: Mapping[int, Row], stamp: FileStamp, options: PageOptions) -> bool:
-    """Return whether an unchanged file has all its pages done."""
+    """Tell whether a file is unchanged and all of its pages are done."""
     same = [row for row in done.values() if (row["bytes"], row["modified"]) == (stamp.bytes, stamp.modified)]
     return bool(same) and len(same) == pages_wanted(same[0]["pages"], options)
 

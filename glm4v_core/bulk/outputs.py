@@ -1,4 +1,4 @@
-"""The files of a bulk run: rows, exports, report and settings, complete whatever ends the run."""
+"""The files of a bulk run: rows, exports, report and settings. They are complete, however the run ends."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from glm4v_core.tasks.workflow import Column, Settings
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """What became of the pages so far.
+    """Numbers of pages so far.
 
     Attributes:
-        pages: all pages that have a row.
-        done: pages of which all steps succeeded.
-        failed: pages that have an error.
-        warned: pages of which an answer is incomplete.
-        kept: pages that an earlier run did.
+        pages: pages with a row.
+        done: pages on which all steps succeeded.
+        failed: pages with an error.
+        warned: pages with an incomplete answer.
+        kept: pages whose row is from an earlier run.
     """
 
     pages: int = 0
@@ -36,7 +36,7 @@ class Totals:
     kept: int = 0
 
     def with_row(self, row: Row, *, kept: bool) -> Totals:
-        """Count one more page."""
+        """Return the totals with one more page."""
         return Totals(
             pages=self.pages + 1,
             done=self.done + int(row["status"] == "ok"),
@@ -47,7 +47,7 @@ class Totals:
 
 
 class Outputs:
-    """Takes each page's row, in the order of the pages."""
+    """Writes each page's row to all files, in the order of the pages."""
 
     def __init__(
         self, out: Path, columns: Sequence[Column], language: Language, settings: Settings, earlier: Earlier
@@ -58,8 +58,8 @@ class Outputs:
             out: folder that `prepare_folder` has checked.
             columns: of the workflow.
             language: of the report.
-            settings: that decide what the rows say.
-            earlier: rows of earlier runs, which are kept until a new row replaces them.
+            settings: that determine the results.
+            earlier: rows of earlier runs, kept until new rows replace them.
         """
         self.columns = columns
         self.totals = Totals()
@@ -80,7 +80,7 @@ class Outputs:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         with self._files:
-            if error is not None:  # else every earlier row is replaced, or about a page that no longer exists
+            if error is not None:  # otherwise all earlier rows are replaced, or their page no longer exists
                 for row in self._earlier.unreached():
                     self.put(row, kept=True)
             self._report.finish(asdict(self.totals))
@@ -93,7 +93,13 @@ class Outputs:
         return not self._report.is_full
 
     def put(self, row: Row, picture: str | None = None, *, kept: bool = False) -> None:
-        """Write one row everywhere."""
+        """Write one row to all files.
+
+        Args:
+            row: of the page.
+            picture: of the page as a data URI; None if there is none.
+            kept: whether the row is from an earlier run.
+        """
         self._rows.write(row)
         self._report.write(row, picture)
         self._earlier.replaced(row)

@@ -1,4 +1,4 @@
-"""report.html: every page with its picture and results, in one file that loads nothing else."""
+"""report.html: all pages with pictures and results, in one file that does not load any others."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from glm4v_core.tasks.workflow import Column
 
 REPORT = "report.html"
 MOST_PICTURES = 500
-"""Further successful pages are left out, so that a browser can open the report; failures are always in it."""
+"""Maximum number of pages with pictures, so that a browser can open the report. Further successful pages are left out;
+failures are always included."""
 
 WORDS: Mapping[Language, Mapping[str, str]] = {
     "en": {
@@ -45,7 +46,7 @@ WORDS: Mapping[Language, Mapping[str, str]] = {
 
 
 class ReportWriter:
-    """Writes the report row by row; the totals are written last and shown first."""
+    """Writes the report row by row. The totals are written last, and the style shows them first."""
 
     def __init__(
         self, folder: Path, columns: Sequence[Column], language: Language, *, most_pictures: int = MOST_PICTURES
@@ -69,11 +70,11 @@ class ReportWriter:
         return self._pictures >= self._most_pictures
 
     def write(self, row: Row, picture: str | None) -> None:
-        """Add one page, unless it succeeded and there is no room for it.
+        """Add one page, unless it succeeded and the report is full.
 
         Args:
             row: of the page.
-            picture: of the page as a data URI; None where there is none.
+            picture: of the page as a data URI; None if there is none.
         """
         succeeded = row["status"] == "ok"
         if succeeded and self.is_full:

@@ -1,4 +1,4 @@
-"""Result files of a run: results.jsonl is written row by row, results.json and results.csv are made from it."""
+"""Result files of a run: results.jsonl is written row by row; results.json and results.csv are created from it."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ Row = dict[str, Any]
 
 JSONL, JSON, CSV = "results.jsonl", "results.json", "results.csv"
 EARLIER = "results.earlier.jsonl"
-"""The rows of earlier runs, while a run goes on with them; see `earlier.py`."""
+"""The rows of earlier runs, during a resumed run; see `earlier.py`."""
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "＝", "＋", "－", "＠")
-"""A spreadsheet takes text that starts with one of these for a formula; the full-width ones in Chinese and Japanese."""
+"""Spreadsheets interpret text with such a beginning as a formula; full-width signs in Chinese and Japanese ones."""
 _NESTED = ("error", "steps", "fields", "warnings", "notes")
 
 
@@ -30,7 +30,7 @@ NO_STAMP = FileStamp()
 
 
 def row_of(outcome: Outcome, columns: Sequence[Column], stamp: FileStamp = NO_STAMP) -> Row:
-    """Make the row of one page. All rows of a run have the same keys; a failure keeps the values that were found."""
+    """Return the row of one page. All rows of a run have the same keys; a failure keeps the values of other steps."""
     page = outcome.page
     failure = outcome.error if isinstance(outcome, PageFailure) else None
     result = outcome if isinstance(outcome, DocumentResult) else outcome.partial
@@ -55,15 +55,15 @@ def row_of(outcome: Outcome, columns: Sequence[Column], stamp: FileStamp = NO_ST
 
 
 def prepare_folder(folder: Path, *, overwrite: bool = False, resume: bool = False) -> None:
-    """Create the folder, unless it holds the results of an earlier run.
+    """Create the folder, and refuse one that has results of an earlier run.
 
     Args:
         folder: for the results.
-        overwrite: replace earlier results, which stay until the first file is written.
-        resume: continue earlier results.
+        overwrite: allow earlier results, which are kept until the first file is written.
+        resume: allow earlier results, in order to continue them.
 
     Raises:
-        ConfigError: the folder holds results and neither flag is set, or it cannot be written to.
+        ConfigError: the folder has results and neither flag is set, both are set, or it cannot be written to.
     """
     if overwrite and resume:
         raise ConfigError("overwrite and resume contradict each other.", hint="Choose one of them.")
@@ -73,9 +73,9 @@ def prepare_folder(folder: Path, *, overwrite: bool = False, resume: bool = Fals
         if any((folder / name).exists() for name in (JSONL, EARLIER)) and not (overwrite or resume):
             raise ConfigError(
                 f"{folder} already holds results.",
-                hint="Go on with them (--resume), replace them (--overwrite), or choose another folder (--out).",
+                hint="Continue them (--resume), replace them (--overwrite), or choose another folder (--out).",
             )
-        tempfile.TemporaryFile(dir=folder).close()
+        tempfile.TemporaryFile(dir=folder).close()  # fails now if the folder is not writable
 
 
 @contextmanager
@@ -84,12 +84,12 @@ def writing(path: Path, what: str = "written") -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        hint = "Choose another folder (--out), or make room and go on (--resume)."
+        hint = "Choose another folder (--out), or free disk space and continue (--resume)."
         raise ConfigError(f"{path} cannot be {what}: {error.strerror or error}.", hint=hint) from error
 
 
 def open_text(path: Path, encoding: str = "utf-8", newline: str = "\n") -> TextIO:
-    """Open a file for writing. Bytes of a file name that are not UTF-8 are escaped as in JSON."""
+    """Open a text file for writing. Characters that cannot be encoded, as in some file names, are escaped."""
     with writing(path):
         return path.open("w", encoding=encoding, errors="backslashreplace", newline=newline)
 
@@ -106,19 +106,20 @@ class RowWriter:
             self._file.close()
 
     def write(self, row: Row) -> None:
+        """Append one row."""
         with writing(self._path):
             self._file.write(json.dumps(row, ensure_ascii=False) + "\n")
             self._file.flush()
 
 
 def read_rows(folder: Path) -> Iterator[Row]:
-    """Read the rows back one by one."""
+    """Yield the rows of results.jsonl one by one."""
     with (folder / JSONL).open(encoding="utf-8") as file:
         yield from map(json.loads, file)
 
 
 def export(folder: Path) -> None:
-    """Write results.json and results.csv from results.jsonl, without holding all rows."""
+    """Create results.json and results.csv from results.jsonl, without loading all rows at once."""
     with writing(folder):
         _export_json(folder)
         _export_csv(folder)
@@ -142,7 +143,7 @@ def _export_csv(folder: Path) -> None:
 
 
 def _flat(row: Row) -> Row:
-    """Spread the nested parts over plain cells."""
+    """Return the cells of a row in a table, with nested values as separate cells."""
     cells = {name: value for name, value in row.items() if name not in _NESTED}
     cells |= _fields(row.get("fields"))
     error = row["error"] or {}
@@ -168,5 +169,5 @@ def _escaped(cells: Row) -> Row:
 
 
 def escape_formula(value: Any) -> Any:
-    """Put an apostrophe before text that a spreadsheet would take for a formula; numbers stay numbers."""
+    """Put an apostrophe before text that a spreadsheet would interpret as a formula; other values are unchanged."""
     return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA_STARTS) else value

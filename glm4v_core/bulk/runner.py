@@ -1,6 +1,6 @@
-"""Runs a workflow over the pages of many files into a folder of results, and goes on with runs that were broken off.
+"""Runs a workflow over the pages of many files, writes the results to a folder, and resumes interrupted runs.
 
-The command line shows its progress on a screen; any other Python program can call `run` as well.
+The command line adds a progress display; any Python program can call `run`.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ from glm4v_core.tasks.prompts import Language
 from glm4v_core.tasks.workflow import Settings, Workflow, settings_of
 
 _NAMED = 5
-"""Paths that an error lists."""
+"""Maximum number of paths that an error lists."""
 
 
 @dataclass(frozen=True, slots=True)
 class BulkJob:
-    """What to ask about which pages, and where the results go.
+    """Which steps to run on which pages, and where to write the results.
 
     Attributes:
-        paths: files, and folders with all pictures and PDFs below them.
-        out: folder for the results; it is made if need be.
-        workflow: steps to ask. The built-in prompt for reading is replaced by that of the model's family if it has one.
+        paths: files and folders; folders are searched recursively for pictures and PDFs.
+        out: folder for the results; created if necessary.
+        workflow: steps to run. The built-in OCR prompt is replaced by that of the model's family, if it has one.
         page_options: of `load_pages`, such as `dpi` and `frames`.
         language: of the report.
-        concurrency: pages in work at once.
-        overwrite: replace the results of an earlier run in `out`; without it or `resume` they are an error.
-        resume: keep what earlier runs have done, and ask only about what is missing, failed or changed.
+        concurrency: number of pages processed at once.
+        overwrite: replace the results of an earlier run in `out`. Without `overwrite` or `resume` they are an error.
+        resume: keep finished pages of earlier runs, and run only those that are missing, failed or changed.
     """
 
     paths: Paths
@@ -63,9 +63,9 @@ class FinishedPage:
 
     Attributes:
         row: as in results.jsonl.
-        kept: an earlier run did it.
-        expected: pages of the whole run; grows as files with several pages are opened.
-        totals: of the run so far, with this page.
+        kept: whether the row is from an earlier run.
+        expected: estimated pages of the whole run; grows as files with several pages are opened.
+        totals: of the run so far, including this page.
     """
 
     row: Row
@@ -91,27 +91,27 @@ def run(
     on_page: Callable[[FinishedPage], None] = lambda done: None,
     on_end: Callable[[Totals], None] = lambda totals: None,
 ) -> Totals:
-    """Run a job to its end; the results are results.jsonl, results.json, results.csv and report.html in its folder.
+    """Run a job and write results.jsonl, results.json, results.csv and report.html to its folder.
 
-    A page that fails is a row with its error. Whatever ends the run early, the files hold every row so far, and the
-    same job with `resume` goes on.
+    A page that fails gets a row with its error. If the run ends early, the files contain all rows so far, and the same
+    job with `resume` continues it.
 
     Args:
-        job: checked before the model is loaded, and so are its paths and its folder.
+        job: is checked, including its paths and folder, before the model is loaded.
         model: a loaded model, which stays open, or a function that loads one, which is closed at the end.
-        on_start: called with the files, when the model is loaded and the first page is about to be opened.
-        on_page: called for each page in order, in this thread, unless an event loop already runs in it.
-        on_end: called when the files are complete, also after an interrupt or an error. Only then do the totals count
-            the rows of an earlier run that this one has not reached.
+        on_start: called with the files after the model is loaded, before the first page is opened.
+        on_page: called for each page in order, in this thread unless an event loop is already running in it.
+        on_end: called when the files are complete, also after an interrupt or an error. Only these totals include the
+            rows of an earlier run for pages that this run has not reached.
 
     Returns:
-        What became of the pages.
+        The totals.
 
     Raises:
-        ConfigError: a setting is wrong, the folder holds other results, or it cannot be written.
-        ImageNotFoundError, InputError: there are no such paths, or no pages in them.
+        ConfigError: a setting is wrong, or the folder has other results or cannot be written.
+        ImageNotFoundError, InputError: the paths do not exist, or contain no pages.
         EngineError: the engine is closed or dead.
-        KeyboardInterrupt: the user interrupted the run; its files are complete.
+        KeyboardInterrupt: the user interrupted the run; the files are complete.
     """
     settings = _checked_settings(job)
     found = _find(job.paths)
@@ -149,7 +149,7 @@ def _find(paths: Paths) -> Found:
     found = find_files(named)
     if not found.files:
         raise InputError(
-            f"There is no picture and no PDF among {len(found.skipped)} files.", hint="Name files or their folder."
+            f"None of the {len(found.skipped)} files is a picture or a PDF.", hint="Pass files or their folder."
         )
     return found
 
@@ -191,6 +191,6 @@ async def _write(
         async for finished in rows:
             row = finished.row
             outputs.put(row, finished.picture, kept=finished.kept)
-            if row["page"] == 1:  # how many pages the file has is known only now
+            if row["page"] == 1:  # only now the number of pages in the file is known
                 expected += pages_wanted(row["pages"], options) - 1
             on_page(FinishedPage(row, finished.kept, max(expected, outputs.totals.pages), outputs.totals))

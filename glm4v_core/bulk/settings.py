@@ -13,11 +13,11 @@ from glm4v_core.tasks.workflow import Settings
 
 SETTINGS = "settings.json"
 _SHOWN = 300
-"""Most characters of a value in a message."""
+"""Maximum number of characters of a value in a message."""
 
 
 def check_settings(folder: Path, settings: Settings) -> None:
-    """Compare the sections of `settings` with those of the earlier run.
+    """Compare settings, section by section, with those of the earlier run.
 
     Raises:
         ConfigError: they differ, or the earlier ones cannot be read.
@@ -39,7 +39,7 @@ def check_settings(folder: Path, settings: Settings) -> None:
 
 
 def write_settings(folder: Path, settings: Settings) -> None:
-    """Write down what the results of this folder are made with."""
+    """Write the settings of the results in this folder."""
     with writing(folder / SETTINGS), open_text(folder / SETTINGS) as file:
         json.dump(settings, file, ensure_ascii=False, indent=1)
 

@@ -1,4 +1,4 @@
-"""Scoring of a model on pages whose truth is known; needs `pip install 'glm4v[eval]'` when its names are used."""
+"""Scores a model on pages with known truth; its names need `pip install 'glm4v[eval]'` when they are used."""
 
 from __future__ import annotations
 

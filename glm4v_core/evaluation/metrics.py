@@ -1,4 +1,4 @@
-"""Measures of answers against truth, each as a ratio of sums over pages, with bootstrap intervals."""
+"""Measures that compare answers with the truth. Each is a ratio of sums over pages, with a bootstrap interval."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ except ImportError as error:
 Floats = NDArray[np.float64]
 
 ANLS_THRESHOLD = 0.5
-"""An answer half of which must be changed counts as wrong."""
+"""An answer whose similarity is not above this counts as wrong."""
 
 
 INTERVAL = (2.5, 97.5)
 
 
 class Tally(NamedTuple):
-    """One page's part of a ratio: 3 wrong of 120 characters, 1 right of 1 label."""
+    """One page's contribution to a ratio, such as 3 wrong of 120 characters or 1 right of 1 label."""
 
     part: float
     whole: float
@@ -45,17 +45,17 @@ class Score:
 
 
 Pair = tuple[str, str | None]
-"""The true label and the answered one; None when there was no usable answer."""
+"""The true label and the answered one; None if there was no usable answer."""
 
 
 def normalise(text: str) -> str:
-    """Make texts comparable that look alike: NFKC, without blanks at the ends of lines and of the whole."""
+    """Normalise text so that equal-looking texts are equal: NFKC, without white space at the ends of lines."""
     lines = unicodedata.normalize("NFKC", text).splitlines()
     return "\n".join(line.rstrip() for line in lines).strip()
 
 
 def character_errors(truth: str, answer: str) -> Tally:
-    """Count wrong characters, line breaks included, over the characters of the truth."""
+    """Count wrong characters, including line breaks, relative to the characters of the truth."""
     return _errors(jiwer.process_characters(normalise(truth), normalise(answer)))
 
 
@@ -65,26 +65,26 @@ def word_errors(truth: str, answer: str) -> Tally:
 
 
 def has_spaced_words(text: str) -> bool:
-    """Whether words are separated by spaces, which Chinese and Japanese do not do."""
+    """Tell whether the words of a text are separated by spaces, unlike in Chinese and Japanese."""
     return not any(unicodedata.name(character, "").startswith(("CJK", "HIRAGANA", "KATAKANA")) for character in text)
 
 
 def anls(truths: Sequence[str], answer: str) -> float:
-    """Return the similarity to the nearest accepted answer as in DocVQA: letter case ignored, under one half is 0."""
+    """Return the ANLS of DocVQA: similarity to the nearest accepted answer, ignoring case; up to one half it is 0."""
     given = _one_line(answer).casefold()
     nearest = max(Levenshtein.normalized_similarity(_one_line(truth).casefold(), given) for truth in truths)
     return nearest if nearest > ANLS_THRESHOLD else 0.0
 
 
 def is_same(truth: Any, answer: Any) -> bool:
-    """Compare two field values as text; null equals null only."""
+    """Compare two field values as text; null equals only null."""
     if truth is None or answer is None:
         return truth is answer
     return normalise(str(truth)) == normalise(str(answer))
 
 
 def field_f1(truth: Mapping[str, Any], answer: Mapping[str, Any]) -> Tally:
-    """Weigh fields found against fields wanted; summed over pages this is the micro-averaged F1."""
+    """Return one page's contribution to F1 over fields; summed over pages it is the micro average."""
     wanted = {name for name, value in truth.items() if value is not None}
     given = {name for name, value in answer.items() if value is not None}
     right = sum(is_same(truth[name], answer[name]) for name in wanted & given)
@@ -100,7 +100,12 @@ def confusion(pairs: Iterable[Pair]) -> Mapping[str, Mapping[str | None, int]]:
 
 
 def macro_f1(pairs: Sequence[Pair], weights: Floats | None = None) -> float:
-    """Average F1 over all labels that occur as truth or answer, rare ones as heavy as frequent ones."""
+    """Return F1 averaged over all labels that occur as truth or answer, whatever their frequency.
+
+    Args:
+        pairs: one per page.
+        weights: [pages], how often each page counts; None is once.
+    """
     labels = sorted({label for pair in pairs for label in pair if label is not None})
     weight = np.ones(len(pairs)) if weights is None else weights
     wanted = np.array([[truth == label for label in labels] for truth, _ in pairs])
@@ -110,13 +115,20 @@ def macro_f1(pairs: Sequence[Pair], weights: Floats | None = None) -> float:
 
 
 def score_all(pages: Sequence[Mapping[str, Tally]], *, resamples: int, seed: int) -> Mapping[str, Score]:
-    """Sum each measure over the pages; resample whole pages for the intervals. Measures without data are omitted."""
+    """Return the score of each measure over all pages. Measures without data are omitted.
+
+    Args:
+        pages: the tallies of each page, by measure.
+        resamples: number of bootstrap resamples of whole pages, for the intervals.
+        seed: makes the intervals repeatable.
+    """
     names = list(dict.fromkeys(name for page in pages for name in page))
     table = np.array([[page.get(name, (0.0, 0.0)) for name in names] for page in pages]).reshape(-1, len(names), 2)
     sums = table.sum(axis=0)
-    drawn = np.array([np.einsum("p,pmk->mk", weights, table) for weights in draws(len(pages), resamples, seed)])
+    # [resamples, measures, 2]: the sums of each resample.
+    resampled = np.array([np.einsum("p,pmk->mk", weights, table) for weights in draws(len(pages), resamples, seed)])
     return {
-        name: Score(float(part / whole), *_interval(drawn[:, place]), float(whole))
+        name: Score(float(part / whole), *_interval(resampled[:, place]), float(whole))
         for place, (name, (part, whole)) in enumerate(zip(names, sums, strict=True))
         if whole
     }
@@ -130,14 +142,15 @@ def score_labels(pairs: Sequence[Pair], *, resamples: int, seed: int) -> Score:
 
 
 def draws(pages: int, resamples: int, seed: int) -> Iterator[Floats]:
-    """Draw, for each resample, how often each page is in it."""
+    """Yield for each bootstrap resample how often it contains each page, [pages]."""
     random = np.random.default_rng(seed)
     for _ in range(resamples):
         yield random.multinomial(pages, np.full(pages, 1 / pages)).astype(float)
 
 
-def _interval(drawn: Floats) -> tuple[float, float]:
-    parts, wholes = drawn[drawn[:, 1] > 0].T
+def _interval(sums: Floats) -> tuple[float, float]:
+    """Return the 95 % interval of part / whole over resamples, [resamples, 2]; those without data are left out."""
+    parts, wholes = sums[sums[:, 1] > 0].T
     low, high = np.percentile(parts / wholes, INTERVAL)
     return float(low), float(high)
 

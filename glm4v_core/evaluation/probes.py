@@ -1,4 +1,4 @@
-"""What is asked about a page of known truth, and how each answer is scored."""
+"""The questions about a page with known truth, and how each answer is scored."""
 
 from __future__ import annotations
 
@@ -31,12 +31,15 @@ LOWER_IS_BETTER = frozenset({"cer", "wer", "failed", "repetition", "length"})
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """One question to a model with its scoring.
+    """One question to a model, with its scoring.
 
     Attributes:
-        truth: the expected answer as people read it.
-        read: turns the completion into the value that `score` takes, or raises an OutputError.
-        score: None stands for no usable answer, which is scored as an empty or wrong one.
+        task: which kind of question it is.
+        request: builds the request about a page.
+        truth: the expected answer, as readable text.
+        read: converts the completion to the value that `score` takes, or raises an OutputError.
+        score: takes None if there is no usable answer, and scores it as empty or wrong.
+        question: as readable text; empty if the task is the same for all pages.
     """
 
     task: Task
@@ -52,8 +55,10 @@ class Prober:
     """Builds the probes of each page.
 
     Attributes:
-        labels: among which the model must choose.
-        tasks: which kinds of probes to build.
+        labels: from which the model must choose.
+        language: of the prompts.
+        tasks: the kinds of probes to build.
+        family: may have an OCR prompt.
     """
 
     labels: Sequence[str]
@@ -62,7 +67,7 @@ class Prober:
     family: Family | None = None
 
     def probes(self, truth: Truth) -> Iterator[Probe]:
-        """Build what the truth has an answer for and `tasks` name."""
+        """Yield the probes for everything in the truth that `tasks` includes."""
         for probe in self._all(truth):
             if probe.task in self.tasks:
                 yield probe
@@ -119,7 +124,7 @@ class Prober:
 
 
 def shown(value: Any) -> str:
-    """Write a truth or answer so that two of them can be compared by eye."""
+    """Format a truth or an answer as readable text."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, indent=1)
 
 
@@ -158,7 +163,7 @@ def _score_call(task: ToolTask, answer: Any) -> Mapping[str, Tally]:
 
 
 def _plain(value: Any) -> Any:
-    """Normalise the texts in a JSON value."""
+    """Return a JSON value with all texts normalised."""
     if isinstance(value, str):
         return normalise(value)
     if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""An evaluation as a table, as JSON, and as a page of the worst answers with their differences marked."""
+"""Output of an evaluation: tables, JSON, and an HTML page of the worst answers with their differences marked."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 EVALUATION, ANSWERS, WORST = "evaluation.json", "answers.jsonl", "worst.html"
 LONGEST_COMPARED = 4000
-"""Differences are marked in answers of at most this many characters; finding them in longer ones takes too long."""
+"""Differences are marked only up to this many characters, since comparing longer texts takes too long."""
 
 
 def as_json(evaluation: Evaluation) -> dict[str, Any]:
-    """Turn the figures into plain JSON values; answers are in answers.jsonl."""
+    """Convert the figures to plain JSON values; the answers are in answers.jsonl."""
     values = asdict(evaluation)
     del values["worst"]
     counted = {
@@ -36,12 +36,12 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def page_json(page: ScoredPage) -> str:
-    """Write one line of answers.jsonl."""
+    """Return one line of answers.jsonl."""
     return json.dumps(asdict(page), ensure_ascii=False) + "\n"
 
 
 def score_table(evaluation: Evaluation) -> Table:
-    """Lay the scores out for a terminal."""
+    """Return the scores as a table for a terminal."""
     from rich.table import Table
 
     table = Table("measure", "value", "95 % interval", "over", title=_title(evaluation))
@@ -53,7 +53,7 @@ def score_table(evaluation: Evaluation) -> Table:
 
 
 def confusion_table(evaluation: Evaluation) -> Table:
-    """Lay out how often each true label got each answer."""
+    """Return a table of how often each true label got each answer."""
     from rich.table import Table
 
     answers = _answered(evaluation)
@@ -79,14 +79,14 @@ def write_report(evaluation: Evaluation, folder: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A part of a text; `differs` says that the other text does not have it."""
+    """A part of a text; `differs` is True if the other text does not have it."""
 
     text: str
     differs: bool = False
 
 
 def differences(truth: str, answer: str) -> tuple[list[Span], list[Span]]:
-    """Cut a truth and an answer into spans that the other has too and spans that it does not have."""
+    """Split a truth and an answer into spans that they have in common and spans that differ."""
     if max(len(truth), len(answer)) > LONGEST_COMPARED:
         return [Span(truth)], [Span(answer)]
     left, right = [], []
@@ -102,7 +102,7 @@ def _span(text: str, differs: bool) -> Span:
 
 
 def _worst_page(page: ScoredPage) -> Mapping[str, Any]:
-    """Gather what the template shows of a page."""
+    """Return what the template shows of a page."""
     return {
         "source": page.source,
         "loss": f"{page.loss:.1%}",

@@ -1,4 +1,4 @@
-"""Scores any model on any engine over a folder of pages whose truth is known."""
+"""Scores a model on a folder of pages with known truth."""
 
 from __future__ import annotations
 
@@ -30,10 +30,13 @@ class EvaluationOptions:
 
     Attributes:
         language: of the prompts.
-        labels: among which to choose; empty means all labels in the truth files.
-        limit: pages to score, from the first; None is all.
-        worst: pages to keep with their answers.
-        resamples: of the pages, for the intervals.
+        tasks: the kinds of questions to ask.
+        labels: to choose from; empty means all labels in the truth files.
+        limit: number of pages to score, from the first; None is all.
+        concurrency: number of pages processed at once.
+        worst: number of worst pages to keep with their answers.
+        resamples: number of bootstrap resamples for the intervals.
+        seed: of the resamples.
     """
 
     language: Language = "en"
@@ -48,10 +51,14 @@ class EvaluationOptions:
 
 @dataclass(frozen=True, slots=True)
 class ScoredAnswer:
-    """One answer beside its truth.
+    """One answer with its truth.
 
     Attributes:
-        answer: as the model gave it; None when there is none.
+        truth: as readable text.
+        answer: as readable text; None if there is no usable answer.
+        finish: None if there is no completion.
+        error: why there is no usable answer.
+        scores: by measure.
     """
 
     task: Task
@@ -68,7 +75,7 @@ class ScoredPage:
     """All answers about one page.
 
     Attributes:
-        loss: mean error over its measures, from 0 (all right) up.
+        loss: mean error over its measures; 0 if all answers are right.
     """
 
     source: str
@@ -79,13 +86,13 @@ class ScoredPage:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """The outcome.
+    """The result of an evaluation.
 
     Attributes:
         without_truth: images in the folder that could not be scored.
         scores: by measure; see `LOWER_IS_BETTER`.
         confusion: true label to answered label (None: no usable answer) to count.
-        worst: pages with the highest loss first, none that are all right.
+        worst: pages with errors, the highest loss first.
     """
 
     model: str
@@ -104,16 +111,16 @@ async def evaluate(
     options: EvaluationOptions = EvaluationOptions(),
     on_page: Callable[[ScoredPage], None] = lambda page: None,
 ) -> Evaluation:
-    """Ask everything the truth files know the answer to, and score it.
+    """Ask all questions that the truth files answer, and score the answers.
 
     Args:
         model: loaded, on any engine.
         truths: from `load_truths`.
-        options: what and how to ask.
+        options: how to evaluate.
         on_page: called with each page in order.
 
     Raises:
-        InputError: the truth files answer none of the tasks.
+        InputError: the truth files have nothing for these tasks.
     """
     tallies: list[Mapping[str, Tally]] = []
     labels: list[Pair] = []
@@ -125,7 +132,7 @@ async def evaluate(
         worst = heapq.nlargest(options.worst, [*worst, page], key=lambda page: page.loss)
     if not any(tallies):
         raise InputError(
-            "The truth files answer none of these tasks.", hint="Choose other tasks, or complete the files."
+            "The truth files have no answers for these tasks.", hint="Choose other tasks, or complete the files."
         )
     return Evaluation(
         model=model.info.model,
@@ -140,7 +147,7 @@ async def evaluate(
 
 
 async def score_pages(model: Glm4v, truths: Truths, options: EvaluationOptions) -> AsyncGenerator[ScoredPage]:
-    """Score page after page, several in flight, in order."""
+    """Yield the scored pages in order; several are processed at once."""
     labels = options.labels or sorted({truth.label for truth in truths.pages.values() if truth.label is not None})
     prober = Prober(labels, options.language, options.tasks, model.info.family)
 
@@ -161,7 +168,7 @@ def _open(truths: Truths, limit: int | None) -> Iterator[tuple[Path, Image | Fai
 
 
 async def _score_page(model: Glm4v, source: str, image: Image | Failure, probes: Sequence[Probe]) -> ScoredPage:
-    # The first runs alone, so that the others find the page's prompt prefix already computed.
+    # The first runs alone, so that the others find the page's prompt prefix in the cache.
     answers = [await _answer(model, image, probe) for probe in probes[:1]]
     answers += await asyncio.gather(*(_answer(model, image, probe) for probe in probes[1:]))
     sums: dict[str, Tally] = defaultdict(lambda: Tally(0, 0))

@@ -1,4 +1,4 @@
-"""Truth files: what is really on a page, as JSON beside its image."""
+"""Truth files: the true content of a page, as a JSON file next to its image."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class _Strict(BaseModel):
 
 
 class Question(_Strict):
-    """A question with its answer, or with several accepted ones."""
+    """A question with its answer or several accepted answers."""
 
     question: str
     answer: str | list[str]
@@ -41,9 +41,9 @@ class ToolTask(_Strict):
 
 
 class Truth(_Strict):
-    """Everything known about a page; what is left out is not asked.
+    """The known truth about a page. Questions are asked only about the fields that are given.
 
-    `about` is free for the maker of the page: seed, font, source.
+    `about` is for notes of the page's author, such as seed, font or source.
     """
 
     text: str | None = None
@@ -57,7 +57,7 @@ class Truth(_Strict):
 
 @dataclass(frozen=True, slots=True)
 class Truths:
-    """Images with their truth, in natural order, and the images that have none."""
+    """Images with their truth, in natural order, and the images without truth."""
 
     pages: Mapping[Path, Truth]
     without: tuple[Path, ...]
@@ -67,7 +67,7 @@ def load_truths(folder: Path) -> Truths:
     """Pair every image under `folder` with the JSON file of the same stem.
 
     Raises:
-        InputError: a truth file is not as described here, or there is none at all.
+        InputError: a truth file is not valid, or there are no truth files.
     """
     images = find_files([folder]).files
     pages = {image: _read(image.with_suffix(".json")) for image in images if image.with_suffix(".json").exists()}

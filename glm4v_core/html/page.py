@@ -1,4 +1,4 @@
-"""HTML from the templates in this folder: every value is escaped, and a page runs nothing and loads nothing else."""
+"""HTML pages from the templates in this folder. Values are escaped; pages load no other files and run no scripts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import jinja2
 
 THUMBNAIL = (560, 720)
-"""Most width and height of a page picture in pixels: legible, and 20 to 40 kB as JPEG."""
+"""Maximum width and height of a page's picture in pixels: legible, and 20 to 40 kB as JPEG."""
 
 
 def template(name: str) -> jinja2.Template:
@@ -30,7 +30,7 @@ def template(name: str) -> jinja2.Template:
 
 
 def macros(name: str) -> Any:
-    """Load a template whose macros are called from Python, to write a page piece by piece.
+    """Load a template whose macros can be called from Python, to write a page in parts.
 
     Raises:
         MissingDependencyError: jinja2 is not installed.
@@ -39,7 +39,7 @@ def macros(name: str) -> Any:
 
 
 def data_uri(image: Image) -> str:
-    """Shrink a page to a picture that an HTML page can hold itself."""
+    """Return a scaled-down JPEG of a page as a data URI, to embed in HTML."""
     picture = image.pixels.copy()
     picture.thumbnail(THUMBNAIL)
     buffer = io.BytesIO()

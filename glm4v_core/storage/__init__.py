@@ -1,1 +1,1 @@
-"""SQLite files: what the page store and large jobs are built on."""
+"""SQLite files, the basis of the page store and of large jobs."""

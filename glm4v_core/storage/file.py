@@ -1,4 +1,4 @@
-"""The SQLite file under a page store: opened and checked, read, and written in whole transactions."""
+"""The SQLite file of a page store: opening, checking, reading, and writing in transactions."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from glm4v_core.errors import ConfigError, UnsupportedError
 
 Row = tuple[Any, ...]
 Write = Callable[..., int]
-"""Runs one statement with its values and returns the id of the row that it made."""
+"""Runs one statement with its values and returns the id of the inserted row."""
 
 _APPLICATION = 0x474C4D34
 """Marks the file as a page store: "GLM4" in ASCII."""
 _VERSION = 1
 _SECONDS_TO_WAIT = 30.0
-"""For another process that writes."""
+"""How long to wait for another process that is writing."""
 
 _SCHEMA = """
 create table pages (
@@ -46,14 +46,14 @@ create table failures (
 
 
 class StoreFile:
-    """A connection that any thread may use; other processes may have the file open too."""
+    """A connection for all threads; other processes may use the file at the same time."""
 
     def __init__(self, path: Path) -> None:
-        """Open the file, or make it.
+        """Open the file, or create it.
 
         Raises:
             ConfigError: the file is not a page store, or cannot be written.
-            UnsupportedError: this Python's SQLite has no full-text search.
+            UnsupportedError: this Python's SQLite was built without full-text search.
         """
         self._path = path
         self._lock = threading.RLock()
@@ -72,19 +72,19 @@ class StoreFile:
             self._connection.close()
 
     def rows(self, statement: str, *values: Any) -> list[Row]:
-        """Return what a statement selects; names of files may come as bytes."""
+        """Return the rows that a statement selects. Names of files that are not UTF-8 are bytes."""
         with self._lock, self._errors():
             return self._connection.execute(statement, tuple(map(_bound, values))).fetchall()
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """Let several reads see one state, whatever others write meanwhile."""
+        """Run several reads on the same state of the file, even if others write meanwhile."""
         with self._transaction("begin"):
             yield
 
     @contextmanager
     def writing(self) -> Iterator[Write]:
-        """Give a function that writes; all of it is kept when the block ends well, and none when it does not."""
+        """Yield a function that writes. Everything is committed at the end of the block, or rolled back on an error."""
         with self._transaction("begin immediate"):
             yield self._write
 
@@ -103,9 +103,9 @@ class StoreFile:
         return self._connection.execute(statement, tuple(map(_bound, values))).lastrowid or 0
 
     def _prepare(self) -> None:
-        self._connection.execute("pragma journal_mode = wal")  # so that questions do not wait for an ingestion
-        self._connection.execute("pragma synchronous = normal")
-        with self.writing() as write:  # two processes may begin at once
+        self._connection.execute("pragma journal_mode = wal")  # so that reading does not wait for an ingestion
+        self._connection.execute("pragma synchronous = normal")  # safe with wal, and faster than the default
+        with self.writing() as write:  # in a transaction, since two processes may create the file at the same time
             marks = [self._pragma(name) for name in ("application_id", "user_version")]
             if marks == [0, 0] and not self.rows("select 1 from sqlite_schema"):
                 for statement in _SCHEMA.split(";\n"):
@@ -114,7 +114,7 @@ class StoreFile:
                 write(f"pragma user_version = {_VERSION}")
             elif marks != [_APPLICATION, _VERSION]:
                 raise ConfigError(
-                    f"{self._path} is not a page store of this version.", hint="Choose another file, and index again."
+                    f"{self._path} is not a page store of this version.", hint="Choose another file and index again."
                 )
 
     def _pragma(self, name: str) -> Any:
@@ -128,12 +128,12 @@ class StoreFile:
             if "fts5" in str(error):
                 hint = "Use a Python whose SQLite was built with FTS5, as those of python.org are."
                 raise UnsupportedError("This Python's SQLite has no full-text search (FTS5).", hint=hint) from error
-            hint = "Choose another file, close what else has it open, or make room."
+            hint = "Choose another file, close other programs that have it open, or free disk space."
             raise ConfigError(f"The page store {self._path} cannot be used: {error}.", hint=hint) from error
 
 
 def _bound(value: Any) -> Any:
-    """Give SQLite the bytes of a file name that is not UTF-8, which it does not accept as text."""
+    """Convert a file name that is not UTF-8 to bytes, since SQLite does not accept it as text."""
     try:
         if isinstance(value, str):
             value.encode()

@@ -1,4 +1,4 @@
-"""The built-in questions about a page: a step builds the request and turns the completion into a typed value."""
+"""The built-in tasks. A step builds the request about a page and converts the completion to a typed value."""
 
 from __future__ import annotations
 
@@ -34,13 +34,15 @@ Model = TypeVar("Model", bound=BaseModel)
 Schema = Mapping[str, Any]
 
 INCOMPLETE: frozenset[FinishReason] = frozenset({"length", "length_in_thinking", "repetition", "cancelled"})
-"""Finish reasons of an incomplete answer."""
+"""Finish reasons that mean an incomplete answer."""
 
 
 class Answering(Protocol):
-    """A model that answers steps: a `Glm4v`, or an adapter's wrapper of one."""
+    """A model that steps can ask: a `Glm4v`, or an adapter's wrapper around one."""
 
-    async def agenerate(self, request: Request) -> Completion: ...
+    async def agenerate(self, request: Request) -> Completion:
+        """See `Glm4v.agenerate`."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +50,12 @@ class Step(Generic[T]):
     """One question about a page image or about its text.
 
     Attributes:
-        read: turns the completion into the step's value, or raises an OutputError.
+        name: of the task, such as "ocr".
+        prompt: the question or instruction.
+        read: converts the completion to the step's value, or raises an OutputError.
+        constraint: on the answer.
         thinking: off by default, since these answers are short and often constrained; None is the family's default.
+        sampling: of the request.
     """
 
     name: str
@@ -60,36 +66,36 @@ class Step(Generic[T]):
     sampling: Sampling = Sampling()
 
     def request(self, source: Image | str) -> Request:
-        """Build the request. The page comes first, so that all steps on it share a prompt prefix."""
+        """Build the request. The page comes before the question, so that all steps on a page share a prompt prefix."""
         message = Message.user(source, self.prompt) if isinstance(source, Image) else _about_text(source, self.prompt)
         return Request((message,), sampling=self.sampling, thinking=self.thinking, constraint=self.constraint)
 
     async def arun(self, model: Answering, source: Image | str) -> tuple[T, Completion]:
-        """Ask the model. Returns the value, and the completion from which it was read."""
+        """Ask the model; return the value and the completion from which it was read."""
         completion = await model.agenerate(self.request(source))
         return self.read(completion), completion
 
 
 def ocr(language: Language = "en", *, family: Family | None = None) -> Step[str]:
-    """Read the text of a page, line by line, with the prompt that `family` was trained on if it has one."""
+    """Read the text of a page line by line. If `family` was trained on a fixed prompt, use that one."""
     if family is not None and family.ocr_prompt is not None:
-        # Such a model never thinks, and was not trained on prompts with a switch for it.
+        # Such a model never reasons, and was not trained on prompts that turn reasoning off.
         return Step("ocr", family.ocr_prompt, _text, thinking=None)
     return Step("ocr", PROMPTS["ocr"][language], _text)
 
 
 def caption(language: Language = "en", *, prompt: str | None = None) -> Step[str]:
-    """Describe a picture."""
+    """Describe a picture; `prompt` replaces the built-in wording."""
     return Step("caption", prompt or PROMPTS["caption"][language], _text)
 
 
 def summarize(language: Language = "en") -> Step[str]:
-    """Say in one sentence what a document is about."""
+    """Summarize a document in one sentence."""
     return Step("summarize", PROMPTS["summarize"][language], _text)
 
 
 def ask(question: str) -> Step[str]:
-    """Answer a free question."""
+    """Ask any question in the caller's words."""
     return Step("ask", question, _text)
 
 
@@ -97,7 +103,7 @@ def classify(labels: Sequence[str], language: Language = "en") -> Step[str]:
     """Choose exactly one of `labels`.
 
     Raises:
-        ConstraintError: there are no labels, or one is empty or repeated.
+        ConstraintError: the list is empty, or a label is empty or repeated.
     """
     choices = _choices(labels)
     prompt = PROMPTS["classify"][language].format(labels=", ".join(choices.options))
@@ -105,10 +111,10 @@ def classify(labels: Sequence[str], language: Language = "en") -> Step[str]:
 
 
 def check_labels(labels: Sequence[str]) -> None:
-    """Refuse labels that `classify` does not take.
+    """Refuse labels that `classify` does not accept.
 
     Raises:
-        ConstraintError: no labels, an empty one, or one that is there twice.
+        ConstraintError: the list is empty, or a label is empty or repeated.
     """
     check_constraint(_choices(labels))
 
@@ -129,12 +135,12 @@ def extract(
     """Read fields as JSON.
 
     Args:
-        wanted: field names (each a string or null), a JSON schema, or a pydantic model.
-        language: of the built-in wording.
-        prompt: replaces that wording.
+        wanted: field names (each value is then a string or null), a JSON schema, or a pydantic model.
+        language: of the built-in prompt.
+        prompt: replaces the built-in prompt.
 
     Raises:
-        ConstraintError: there are no fields, or it is not a JSON schema.
+        ConstraintError: the list of fields is empty, or the schema is not valid.
     """
     schema = _schema_of(wanted)
     text = prompt or PROMPTS["extract"][language].format(fields=_describe(schema))
@@ -150,7 +156,7 @@ def _choices(labels: Sequence[str]) -> Choices:
 
 
 def _about_text(text: str, prompt: str) -> Message:
-    # A document must not be able to close its wrapping and continue as the user.
+    # Otherwise a document could close its wrapping and continue with instructions, as if the user had written them.
     return Message.user(DOCUMENT.format(text=text.replace("</document>", "</ document>")) + prompt)
 
 
@@ -162,11 +168,11 @@ def _constrained(name: str, prompt: str, constraint: Constraint, value_of: Calla
     def read(completion: Completion) -> T:
         answer = completion.text.strip()
         if completion.finish in INCOMPLETE:
-            raise TruncatedOutputError(f"The answer ended early ({completion.finish}); it begins {answer[:80]!r}.")
+            raise TruncatedOutputError(f"The answer ended early ({completion.finish}); it begins with {answer[:80]!r}.")
         check_answer(answer, constraint)
         return value_of(answer)
 
-    check_constraint(constraint)  # now, so that a long run does not start with a step that cannot work
+    check_constraint(constraint)  # checked now, so that a long run does not start with a step that cannot work
     return Step(name, prompt, read, constraint)
 
 
@@ -182,7 +188,7 @@ def _schema_of(wanted: Sequence[str] | Schema | type[BaseModel]) -> Schema:
 
 
 def _describe(schema: Schema) -> str:
-    """Name the fields of a flat schema; write out any other schema, since names alone would not describe it."""
+    """Describe a schema for the prompt: by its field names if it is flat, otherwise as JSON."""
     fields = schema.get("properties")
     if isinstance(fields, Mapping) and fields and all(_is_plain(field) for field in fields.values()):
         return ", ".join(fields)
@@ -190,6 +196,7 @@ def _describe(schema: Schema) -> str:
 
 
 def _is_plain(field: Any) -> bool:
+    """Tell whether a field's name describes it well enough: it has a simple type and no further rules."""
     if not isinstance(field, Mapping) or not field.keys() <= {"type", "title", "default", "anyOf"}:
         return False
     return all(_is_plain(variant) for variant in field.get("anyOf", ()))

@@ -1,4 +1,4 @@
-"""Prompts of the built-in tasks, in English and Chinese. Data only; `tasks.py` fills the braces."""
+"""Prompts of the built-in tasks, in English and Chinese. Data only; the placeholders in braces are filled in by `tasks`."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ PRESETS: Mapping[str, Mapping[Language, str]] = {
 }
 
 DOCUMENT: str = "<document>\n{text}\n</document>\n"
-"""Wraps the text of a page when a step is asked about text instead of the picture."""
+"""Wraps the text of a page when a step gets the text instead of the picture."""
 
 NOT_ON_PAGE: Mapping[Language, str] = {"en": "It is not on the page.", "zh": "页面上没有。"}
-"""How a model says that a page does not answer a question."""
+"""The answer that a model is told to give when a page does not answer the question."""
 
 ASK_PAGE: Mapping[Language, str] = {
     "en": "{question} If the page does not say, answer: " + NOT_ON_PAGE["en"],
     "zh": "{question}如果页面上没有答案，请回答：" + NOT_ON_PAGE["zh"],
 }
-"""Asks one page among several that may hold the answer."""
+"""A question about one of several pages that may have the answer."""

@@ -1,4 +1,4 @@
-"""What is found on pages: results, failures beside them, and the pages of files as the steps get them."""
+"""Results and failures of pages, and reading the pages of files as input for steps."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from glm4v_core.types import Completion, FinishReason, Timings, Usage
 
 @dataclass(frozen=True, slots=True)
 class StepInfo:
-    """How one step went."""
+    """Finish reason, token counts and timings of one step."""
 
     finish: FinishReason
     usage: Usage
@@ -25,11 +25,19 @@ class StepInfo:
 
 @dataclass(frozen=True, slots=True)
 class DocumentResult:
-    """What the steps found on one page. A value is None when its step was not asked.
+    """The values that the steps found on one page. A value is None if its step was not run or failed.
 
     Attributes:
-        steps: by the step's name.
+        page: the page that it is about.
+        text: of the page.
+        summary: one sentence.
+        label: one of the labels.
+        caption: a description of the picture.
+        fields: of `tasks.extract`: a dict, or an instance of the pydantic model.
+        answer: to a free question.
+        steps: details by the step's name.
         warnings: steps whose answer is incomplete, as "step:finish reason".
+        model: name of the model that answered.
     """
 
     page: PageInfo
@@ -45,7 +53,7 @@ class DocumentResult:
 
     @classmethod
     def of(cls, page: Page, values: Mapping[str, Any], completions: Mapping[str, Completion]) -> DocumentResult:
-        """Gather the values of a page, with the completions they were read from by step name."""
+        """Combine the values of a page, by attribute, with the completions from which they were read, by step name."""
         return cls(
             page=PageInfo.of(page),
             steps={name: StepInfo(done.finish, done.usage, done.timings) for name, done in completions.items()},
@@ -57,10 +65,12 @@ class DocumentResult:
 
 @dataclass(frozen=True, slots=True)
 class PageFailure:
-    """A page without a whole result; the other pages go on.
+    """A page without a complete result; other pages are not affected.
 
     Attributes:
-        partial: what those steps found that did succeed; None where none did.
+        page: the page that it is about.
+        error: of the first step that failed, or of reading the page.
+        partial: values of the steps that succeeded; None if there are none.
     """
 
     page: PageInfo
@@ -72,7 +82,7 @@ Outcome = DocumentResult | PageFailure
 
 
 def read_pages(files: Sequence[Path], options: PageOptions) -> Iterator[Page | PageFailure]:
-    """Yield the pages of all files, each file opened when its first page is asked for."""
+    """Yield the pages of all files, with a PageFailure for each that cannot be read. Files are opened one by one."""
     for file in files:
         try:
             for page in load_pages(file, errors="yield", **options):

@@ -1,4 +1,4 @@
-"""Several steps on each of many pages: in flight together, given back in the order of the pages."""
+"""Runs several steps on each of many pages, many at once, and returns the results in the order of the pages."""
 
 from __future__ import annotations
 
@@ -19,23 +19,24 @@ from glm4v_core.tasks.results import DocumentResult, Outcome, PageFailure
 from glm4v_core.types import Completion
 
 Column = Literal["text", "summary", "label", "caption", "fields", "answer"]
-"""Where a step's value goes in a DocumentResult."""
+"""Attribute of DocumentResult for a step's value."""
 Settings = Mapping[str, Mapping[str, Any]]
-"""What decides the results of a workflow, by section, as plain data."""
+"""The settings that determine the results of a workflow, by section, as plain data."""
 
 
 @dataclass(frozen=True, slots=True)
 class Workflow:
-    """Steps to ask about every page.
+    """Steps to run on every page.
 
     Attributes:
-        steps: the first runs alone, so that the others find the page's prompt prefix already computed.
+        steps: by the attribute of the result. The first step runs before the others, which then find the page's prompt
+            prefix in the cache.
     """
 
     steps: Mapping[Column, Step[Any]]
 
     def for_family(self, family: Family) -> Workflow:
-        """Read text with the prompt on which `family` was trained, if it has one; other prompts stay."""
+        """Replace the built-in OCR prompt if `family` was trained on a fixed one; other prompts are kept."""
         if family.ocr_prompt is None:
             return self
         built_in = PROMPTS["ocr"].values()
@@ -47,10 +48,10 @@ class Workflow:
         )
 
     async def arun(self, model: Answering, page: Page) -> DocumentResult:
-        """Ask all steps about one page.
+        """Run all steps on one page.
 
         Raises:
-            Glm4vError: of the first step that failed.
+            Glm4vError: the error of the first step that failed.
         """
         result, error = await self._ask(model, page)
         if error is not None:
@@ -58,10 +59,14 @@ class Workflow:
         return result
 
     async def atry(self, model: Answering, page: Page | PageFailure) -> Outcome:
-        """Give this page's failure back instead of raising it, with what other steps found; earlier ones pass through.
+        """Run all steps on one page, and return an error that affects only this page instead of raising it.
+
+        Args:
+            model: to ask.
+            page: a PageFailure is returned unchanged.
 
         Raises:
-            Glm4vError: all pages would meet it: the engine is closed or dead, or a setting is wrong.
+            Glm4vError: the error would affect every page: the engine is closed or dead, or a setting is wrong.
         """
         if isinstance(page, PageFailure):
             return page
@@ -73,7 +78,7 @@ class Workflow:
     def astream(
         self, model: Answering, pages: Iterable[Page | PageFailure], *, concurrency: int = PAGES_IN_FLIGHT
     ) -> AsyncGenerator[Outcome]:
-        """Run over many pages; they are drawn as there is room, never held all at once."""
+        """Run on many pages and yield the results in order. Pages are fetched as they are needed, never all at once."""
 
         async def work(page: Page | PageFailure) -> Outcome:
             return await self.atry(model, page)
@@ -83,11 +88,11 @@ class Workflow:
     def stream(
         self, model: Answering, pages: Iterable[Page | PageFailure], *, concurrency: int = PAGES_IN_FLIGHT
     ) -> Generator[Outcome]:
-        """Blocking version of `astream`; the steps run in a thread and an event loop of their own."""
+        """Blocking version of `astream`; the steps run in a separate thread with a private event loop."""
         return iterate_in_own_loop(self.astream(model, pages, concurrency=concurrency))
 
     async def _ask(self, model: Answering, page: Page) -> tuple[DocumentResult, Glm4vError | None]:
-        """Gather what the steps found, with the error of the first that failed; without the first none is asked."""
+        """Return the values of the steps and the first error. If the first step fails, the others are not run."""
         first, *others = self.steps.values()
         attempts = [await _attempt(first, model, page)]
         if not isinstance(attempts[0], Glm4vError):
@@ -104,15 +109,22 @@ class Workflow:
 def document_workflow(
     labels: Sequence[str] = (), *, language: Language = "en", family: Family | None = None
 ) -> Workflow:
-    """Read and summarize each page, and classify it when there are labels to choose from."""
+    """Return a workflow that reads and summarizes each page, and classifies it if there are labels."""
     steps: dict[Column, Step[Any]] = {"text": ocr(language, family=family), "summary": summarize(language)}
     return Workflow(steps | {"label": classify(labels, language)} if labels else steps)
 
 
 def settings_of(workflow: Workflow, options: PageOptions) -> Settings:
-    """Gather what decides the results: the questions, and how pages are rendered.
+    """Return the settings that determine the results: the prompts, and how pages are rendered.
 
-    Neither engine nor concurrency is in it, and no password. The values are as JSON gives them back.
+    Engine, concurrency and password are not included.
+
+    Args:
+        workflow: its prompts and constraints are included.
+        options: with which pages are opened.
+
+    Returns:
+        Plain values, equal to those read back from a JSON file.
     """
     steps: dict[str, Any] = {}
     for column, step in workflow.steps.items():
@@ -123,7 +135,7 @@ def settings_of(workflow: Workflow, options: PageOptions) -> Settings:
 
 
 async def _attempt(step: Step[Any], model: Answering, page: Page) -> tuple[Any, Completion] | Glm4vError:
-    """Let the other steps on the page go on after an error that concerns this one alone."""
+    """Run one step; return an error that affects only this page, so that the other steps can continue."""
     try:
         return await step.arun(model, page.image)
     except Glm4vError as error:

@@ -1,4 +1,4 @@
-"""The bundled tiny checkpoint, found without a network and without configuration."""
+"""The bundled tiny checkpoint, available without network or configuration."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ def checkpoint_path() -> Path:
     """Return the folder of the bundled checkpoint.
 
     Raises:
-        ModelNotFoundError: this copy of glm4v came without it.
+        ModelNotFoundError: this copy of glm4v does not include it.
     """
     if not (CHECKPOINT / "config.json").is_file():
         raise ModelNotFoundError(
-            "This copy of glm4v holds no tiny checkpoint.",
-            hint="Install glm4v from its wheel, or make the files with scripts/train_tiny.py.",
+            "This copy of glm4v does not include the tiny checkpoint.",
+            hint="Install glm4v from its wheel, or create the files with scripts/train_tiny.py.",
         )
     return CHECKPOINT
