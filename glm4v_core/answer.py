@@ -24,7 +24,7 @@ from glm4v_core.errors import InvalidOutputError, TruncatedOutputError
 from glm4v_core.types import Completion, Delta, FinishReason, Piece, Regex, Request, Timings, TokenLogprob, Usage
 
 
-class Answer:
+class AnswerReader:
     """The answer to one request while it is being generated."""
 
     def __init__(self, request: Request, info: EngineInfo) -> None:

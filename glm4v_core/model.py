@@ -9,7 +9,7 @@ from contextlib import aclosing, asynccontextmanager
 from types import TracebackType
 from typing import Any, Literal, Self, overload
 
-from glm4v_core.answer import Answer
+from glm4v_core.answer import AnswerReader
 from glm4v_core.concurrency.bridge import iterate_async, iterate_sync, run_async, run_sync
 from glm4v_core.defaults import Defaults, complete
 from glm4v_core.engines import Engine, EngineInfo, TokenCount, sleeper
@@ -210,7 +210,7 @@ class Glm4v:
         """Run one request: check and complete it, read the engine's stream within the timeout, and parse it."""
         info = self._engine.info
         request = complete(request, self._defaults, info.family)
-        answer = Answer(request, info)
+        answer = AnswerReader(request, info)
         deadline = None if request.timeout is None else asyncio.get_running_loop().time() + request.timeout
         async with aclosing(self._engine.stream(request)) as pieces:
             while True:

@@ -21,15 +21,15 @@ _REFUSED = ("video", "video_url", "audio", "input_audio")
 def image_block(source: ImageSource | Image, *, max_image_tokens: int | None = None) -> dict[str, Any]:
     """Make a content block of a path, bytes, data URI, file object, PIL image or loaded image.
 
-    The picture passes the image gate here and is not encoded again: no base64 in prompts, traces and cache keys.
+    The image is checked and decoded here and not encoded again: no base64 in prompts, traces and cache keys.
 
     Args:
-        source: a path is taken only here, never from a message, which may come from a stranger.
-        max_image_tokens: most visual tokens to spend on it.
+        source: paths are accepted only here, never from a message, which may come from a stranger.
+        max_image_tokens: most visual tokens for it.
     """
     image = source if isinstance(source, Image) else Image.load(source, max_image_tokens=max_image_tokens)
-    # Of this type, because LangChain writes blocks of a type of ours as text where tools return them. Its caches write
-    # objects by their repr; the hash keeps two pictures apart there.
+    # A standard type, because LangChain turns a tool's blocks of unknown types into text. Its caches key objects by
+    # their repr; the hash tells two images apart there.
     return {"type": "image", "image": image, "sha256": image.sha256}
 
 
@@ -47,13 +47,13 @@ def to_messages(messages: Iterable[BaseMessage], max_image_tokens: int | None = 
     """Convert a conversation.
 
     Args:
-        messages: as `BaseChatModel` hands them on, that is with normalised blocks.
-        max_image_tokens: for every image that brings no limit of its own.
+        messages: as `BaseChatModel` passes them, with normalised blocks.
+        max_image_tokens: for every image without a limit of its own.
 
     Raises:
-        MessageError: a kind of message or block that nobody knows.
+        MessageError: an unknown kind of message or block.
         UnsupportedError: a known block that this version cannot read.
-        ImageError: an image that the gate refuses.
+        ImageError: an image that is refused.
     """
     return tuple(_to_message(message, max_image_tokens) for message in messages)
 
@@ -80,7 +80,7 @@ def _tool_result(message: ToolMessage, parts: Sequence[Part]) -> ToolResult:
 
 
 def _each_call_once(parts: Iterable[Part]) -> Iterator[Part]:
-    """Leave out a call that stands both among the blocks and in `tool_calls`, as Anthropic's messages have it."""
+    """Drop calls that are in both the blocks and `tool_calls`, as in Anthropic's messages."""
     known: set[str] = set()
     for part in parts:
         if isinstance(part, ToolCall) and part.id:
@@ -130,7 +130,7 @@ def _to_part(block: Mapping[str, Any], max_image_tokens: int | None) -> Part:
 
 
 def _to_foreign_part(value: Mapping[str, Any], max_image_tokens: int | None) -> Part:
-    """Read a block that LangChain leaves as it is."""
+    """Convert a block that LangChain does not normalise."""
     match value:
         case {"type": "image_url" | "input_image", "image_url": str(url)}:
             return _from_url(url, max_image_tokens)
@@ -150,7 +150,7 @@ def _to_image(block: Mapping[str, Any], max_image_tokens: int | None) -> Image:
         case {"image": PIL.Image.Image() as pixels}:
             return Image.load(pixels, max_image_tokens=max_image_tokens)
         case {"base64": str(data)}:
-            # The gate looks at the bytes; the declared type is only a claim.
+            # The type is read from the bytes; the declared one is only a claim.
             return Image.load(f"data:;base64,{data}", max_image_tokens=max_image_tokens)
         case {"url": str(url)}:
             return _from_url(url, max_image_tokens)

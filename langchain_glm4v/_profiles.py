@@ -1,4 +1,4 @@
-"""Model profiles, made from the core's table of families, so that every fact stands once."""
+"""Model profiles, made from the core's table of families, so that each fact is written once."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from glm4v_core import FAMILIES, Family
 
 
 def find_profile(model: str) -> ModelProfile | None:
-    """Look up a hub id or "tiny"; what only a checkpoint's files tell is None."""
+    """Look up a hub id or "tiny"; return None for a checkpoint folder, whose files must be read first."""
     return next((profile_of(family) for family in FAMILIES if model in (family.name, *family.hub_ids)), None)
 
 
 def profile_of(family: Family) -> ModelProfile:
-    """Say what a family can do inside LangChain.
+    """Return what a family can do inside LangChain.
 
-    Image URLs are data URIs only, so that flag is off. Structured output stands although no family was trained on it,
-    because a grammar enforces it, also beside tools.
+    Image URLs are data URIs only, so that flag is off. Structured output is on although no family was trained on it,
+    because a grammar enforces it, also together with tools.
     """
     tools = family.dialect.tools != "none"
     return ModelProfile(

@@ -24,7 +24,7 @@ FINISH: Mapping[FinishReason, str] = {
     "repetition": "repetition",
     "cancelled": "cancelled",
 }
-"""To the names that LangChain's users look for; `finish_detail` keeps the exact one."""
+"""The names that LangChain's users look for; `finish_detail` has the exact one."""
 
 
 def to_message(completion: Completion) -> AIMessage:
@@ -47,7 +47,7 @@ class Chunks:
         self._before: set[str] = set()
 
     def make(self, delta: Delta) -> ChatGenerationChunk:
-        """Make one chunk. What LangChain would add up or string together stands on the last alone."""
+        """Make one chunk. Fields that LangChain sums or concatenates are set on the last chunk only."""
         self._before |= {kind for kind in ("text", "thinking") if getattr(delta, kind)}
         message = AIMessageChunk(
             content=delta.text,
@@ -64,14 +64,14 @@ class Chunks:
 
     def _call(self, call: ToolCall) -> ToolCallChunk:
         arguments = call.raw if call.arguments is None else json.dumps(call.arguments, ensure_ascii=False)
-        # LangChain adds up the blocks of an answer by their index, and calls come after the thought and the text.
+        # LangChain merges the blocks of an answer by index, and calls come after the reasoning and the text.
         index = len(self._before) + self._calls
         self._calls += 1
         return ToolCallChunk(name=call.name, args=arguments, id=call.id, index=index, type="tool_call_chunk")
 
 
 def to_completion(message: AIMessage) -> Completion:
-    """Read a message back, so that a step of the core can judge it; messages of other models do too."""
+    """Read a message back, for a step of the core to read its value from; messages of other models work too."""
     metadata = message.response_metadata
     finish: FinishReason = metadata.get("finish_detail") or metadata.get("finish_reason") or "stop"
     return Completion(
@@ -85,16 +85,16 @@ def to_completion(message: AIMessage) -> Completion:
 
 
 def to_usage(usage: Usage) -> UsageMetadata:
-    """Count tokens as LangChain does, in details that do not overlap.
+    """Return token counts as LangChain has them, in details that do not overlap.
 
-    An image read from the cache counts there, so `image` is at most the prompt's remainder;
-    `response_metadata["usage"]` has all images.
+    Image tokens read from the cache are counted there, so `image` is at most the rest of the prompt;
+    `response_metadata["usage"]` counts all of them.
     """
     return UsageMetadata(
         input_tokens=usage.prompt,
         output_tokens=usage.completion,
         total_tokens=usage.prompt + usage.completion,
-        # LangChain allows further keys here, its type does not say so.
+        # LangChain allows further keys here, but its type does not say so.
         input_token_details=InputTokenDetails(
             cache_read=usage.cached,
             image=min(usage.image, usage.prompt - usage.cached),  # type: ignore[typeddict-unknown-key]

@@ -1,4 +1,4 @@
-"""What a ChatGLM4V can be told, how the options of a call win over it, and the core's request that follows."""
+"""The settings of a ChatGLM4V, how the options of a call override them, and the core's request made from both."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from langchain_glm4v._tools import to_constraint, to_tools
 _BINDINGS = ("model", "tools", "tool_choice", "parallel_tool_calls", "response_format")
 """Options that only calls have."""
 _OWN_KEYS = ("stream", "ls_structured_output_format")
-"""Call options with which LangChain talks to itself."""
+"""Call options that LangChain passes to itself."""
 
 
 class ChatCallSettings(CallSettings):
-    """What the constructor of `ChatGLM4V` and a call of it may both set."""
+    """Settings for both the constructor of `ChatGLM4V` and its calls."""
 
     model_config = ConfigDict(title="a call of ChatGLM4V")
 
     n: int = Field(default=1, ge=1)
-    """Answers per call, each with its own usage; with a seed, the seeds count up from it."""
+    """Answers per call, each with its own usage; with a seed, further answers use seed + 1, seed + 2 and so on."""
     reasoning: bool | None = None
     """Whether the model thinks first; None is its family's default."""
     reasoning_budget: int | None = None
@@ -37,7 +37,9 @@ class ChatCallSettings(CallSettings):
 class ChatSettings(ChatCallSettings, ModelSettings, BaseChatModel):
     """The settings of `ChatGLM4V`, which adds the methods."""
 
-    model_config = ConfigDict(extra="forbid")  # the chat model's own configuration, read last, ignores what is unknown
+    model_config = ConfigDict(
+        extra="forbid"
+    )  # the chat model's own configuration, applied last, would ignore unknown ones
 
     streaming: bool = False
     """Stream inside `invoke` too, for callbacks that want tokens."""

@@ -20,10 +20,10 @@ Parser = BaseGenerationOutputParser[Any] | BaseOutputParser[Any]
 
 
 def options_of(schema: ToolSource | None, method: Method, strict: bool | None) -> dict[str, Any]:
-    """Say what to bind to a chat model, so that its answers fit the schema.
+    """Return what to bind to a chat model so that its answers fit the schema.
 
     Raises:
-        ValueError: there is no such method, or it needs a schema.
+        ValueError: the method is unknown, or it needs a schema.
     """
     if schema is None and method != "json_mode":
         raise ValueError(f"method={method!r} needs a schema; json_mode goes without.")
@@ -40,7 +40,7 @@ def options_of(schema: ToolSource | None, method: Method, strict: bool | None) -
 
 
 def parser_of(schema: ToolSource | None, method: Method) -> Parser:
-    """Return what reads the object from an answer; dicts come in growing parts when streamed."""
+    """Return the parser that reads the object from an answer; streamed dicts arrive in growing parts."""
     pydantic: Any = schema if isinstance(schema, type) and is_basemodel_subclass(schema) else None
     if method == "function_calling" and pydantic:
         return PydanticToolsParser(tools=[pydantic], first_tool_only=True)
@@ -60,7 +60,7 @@ def with_parser(
     def read(message: AIMessage) -> dict[str, Any]:
         try:
             return {"raw": message, "parsed": parser.invoke(message), "parsing_error": None}
-        except ValueError as error:  # of the parser and of pydantic; an answer cut short fails before, as an error
+        except ValueError as error:  # of the parser and of pydantic; a truncated answer raises before this
             return {"raw": message, "parsed": None, "parsing_error": error}
 
     return llm | RunnableLambda(read, name="parsed_with_raw")

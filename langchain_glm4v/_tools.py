@@ -18,10 +18,10 @@ ToolSource: TypeAlias = Mapping[str, Any] | type | Callable[..., Any] | BaseTool
 
 
 def to_openai_tool(tool: ToolSource, strict: bool | None = None) -> dict[str, Any]:
-    """Write a tool as OpenAI does.
+    """Return a tool in OpenAI's shape.
 
     Raises:
-        UnsupportedError: a tool that a hosted model brings along, or one without a schema.
+        UnsupportedError: a built-in tool of a hosted model, or one without a schema.
     """
     written = convert_to_openai_tool(dict(tool) if isinstance(tool, Mapping) else tool, strict=strict)
     if written.get("type") != "function" or "name" not in written.get("function", {}):
@@ -32,7 +32,10 @@ def to_openai_tool(tool: ToolSource, strict: bool | None = None) -> dict[str, An
 
 
 def to_tools(tools: Sequence[ToolSource] | None) -> tuple[Tool, ...]:
-    """Convert tools for a request. Arguments hold no keys beyond their schema's, unless a tool says `strict: False`."""
+    """Convert tools for a request.
+
+    Arguments may have no keys beyond their schema's, unless a tool says `strict: False`.
+    """
     functions = [to_openai_tool(tool)["function"] for tool in tools or ()]
     return tuple(
         Tool(
@@ -45,7 +48,7 @@ def to_tools(tools: Sequence[ToolSource] | None) -> tuple[Tool, ...]:
 
 
 def to_constraint(response_format: Any) -> Constraint | None:
-    """Read a response format as OpenAI's API takes it, or a schema in any spelling.
+    """Read a response format of OpenAI's API, or a schema in any spelling.
 
     Raises:
         UnsupportedError: a format of another type.
@@ -66,9 +69,9 @@ def to_constraint(response_format: Any) -> Constraint | None:
 
 
 def json_schema(schema: ToolSource) -> dict[str, Any]:
-    """Write a schema in any spelling as a JSON schema, with its definitions."""
+    """Return a schema in any spelling as a JSON schema, with its definitions."""
     if isinstance(schema, type) and issubclass(schema, BaseModel):
-        # LangChain's own conversion writes references out, and cuts those that lead back to themselves.
+        # LangChain's own conversion expands references and cuts recursive ones.
         return schema.model_json_schema()
     if isinstance(schema, Mapping):
         function = "parameters" in schema or "input_schema" in schema or "function" in schema
@@ -77,7 +80,7 @@ def json_schema(schema: ToolSource) -> dict[str, Any]:
 
 
 def closed(schema: Mapping[str, Any], *, strict: bool | None = None) -> dict[str, Any]:
-    """Close the objects of a schema; strict makes all properties required too, and False closes nothing."""
+    """Close the objects of a schema; True also makes all properties required, and False leaves the schema open."""
     return dict(schema) if strict is False else closed_schema(schema, all_required=bool(strict))
 
 

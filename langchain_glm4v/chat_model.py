@@ -45,9 +45,9 @@ class ChatGLM4V(ChatSettings):
         reasoning, reasoning_budget: whether the model thinks first, and how many tokens it may.
         max_image_tokens, timeout, constraint: see the fields.
 
-    Making one costs nothing; the first call loads the model, and all chat models with the same model, engine and
-    engine options share it. Every setting of sampling and reasoning may also be given per call, or bound; a call wins
-    over the constructor, and that over the family's default. Unknown settings raise.
+    Creating one loads nothing; the first call loads the model, and all chat models with the same model, engine and
+    engine options share it. Every setting of sampling and reasoning may also be passed per call, or bound; a call
+    overrides the constructor, which overrides the family's default. Unknown settings raise.
 
     Instantiate, with image input:
         ```python
@@ -72,7 +72,7 @@ class ChatGLM4V(ChatSettings):
     Token usage and response metadata:
         ```python
         answer = llm.invoke(question, reasoning=True)
-        answer.usage_metadata  # with images, cached tokens and reasoning told apart
+        answer.usage_metadata  # images, cached tokens and reasoning counted separately
         answer.response_metadata["finish_reason"]
         answer.additional_kwargs["reasoning_content"]
         ```
@@ -98,9 +98,9 @@ class ChatGLM4V(ChatSettings):
         return_exceptions: bool = False,
         **kwargs: Any,
     ) -> list[AIMessage]:
-        """Answer all inputs at once, in their order; `max_concurrency` in the config bounds how many run together.
+        """Answer all inputs at once, in their order; `max_concurrency` in the config limits how many run together.
 
-        LangChain's own bound is a few threads per core, which would leave most of the engine's slots empty.
+        LangChain's own limit is a few threads per core, which would leave most of the engine's slots empty.
         """
         configs = get_config_list(config, len(inputs))
         if configs and configs[0].get("max_concurrency") is None:
@@ -122,9 +122,9 @@ class ChatGLM4V(ChatSettings):
         Args:
             tools: functions, pydantic classes, TypedDicts, BaseTools, or dicts as OpenAI or Anthropic write them.
             tool_choice: auto (the default), none, any or required or True, or a tool's name; also as OpenAI's dict.
-            strict: True makes all parameters required; False lets objects inside arguments hold further keys.
+            strict: True makes all parameters required; False allows further keys in objects inside arguments.
             parallel_tool_calls: False allows one call per answer.
-            response_format: binds the final answer, which comes instead of calls: a schema, or OpenAI's dict.
+            response_format: for the final answer, which comes instead of calls: a schema, or OpenAI's dict.
             **kwargs: further call options.
 
         Raises:
@@ -145,17 +145,17 @@ class ChatGLM4V(ChatSettings):
         strict: bool | None = None,
         **kwargs: Any,
     ) -> Runnable[LanguageModelInput, Any]:
-        """Answer with an object of a schema; the grammar lets the model write nothing else.
+        """Answer with an object of a schema; a grammar prevents anything else.
 
-        Only function_calling shows the model the schema with its descriptions. The other methods show it nothing but
-        bind the answer, so say in the prompt what is wanted.
+        Only function_calling shows the model the schema with its descriptions. The other methods only constrain the
+        answer, so say in the prompt what you want.
 
         Args:
-            schema: pydantic class (gives instances), TypedDict, JSON schema or tool (give dicts).
-            method: json_schema, function_calling, or json_mode, which takes any JSON object where there is no schema.
-            include_raw: give a dict with raw (the message), parsed and parsing_error.
-            strict: True makes all properties required; False lets objects hold keys beyond their schema's.
-            **kwargs: none; unknown ones raise.
+            schema: pydantic class (returns instances), TypedDict, JSON schema or tool (return dicts).
+            method: json_schema, function_calling, or json_mode, which allows any JSON object if there is no schema.
+            include_raw: return a dict with raw (the message), parsed and parsing_error.
+            strict: True makes all properties required; False allows keys beyond the schema's.
+            **kwargs: not accepted; any raises.
 
         Raises:
             ValueError: an unknown method or option.
@@ -180,11 +180,11 @@ class ChatGLM4V(ChatSettings):
         return self.get_num_tokens_from_messages([HumanMessage(text)]) - alone
 
     def get_token_ids(self, text: str) -> list[int]:
-        """Raise: the ids are the engine's own affair."""
-        raise UnsupportedError("Token ids are not given out.", hint="Use get_num_tokens.")
+        """Raise an error: token ids are not public."""
+        raise UnsupportedError("Token ids are not public.", hint="Use get_num_tokens.")
 
     def _resolve_model_profile(self) -> ModelProfile | None:
-        """Look the profile up; that of a checkpoint folder is known when it is loaded."""
+        """Look up the profile; that of a checkpoint folder is known once it is loaded."""
         return find_profile(self.model) if self.glm4v is None else profile_of(self.glm4v.info.family)
 
     @property
@@ -193,7 +193,7 @@ class ChatGLM4V(ChatSettings):
 
     @property
     def _identifying_params(self) -> Mapping[str, Any]:
-        """Everything that changes an answer: the key of LangChain's caches."""
+        """Everything that affects an answer: the key of LangChain's caches."""
         names = ("model", "engine", "engine_options", "max_image_tokens", *ChatCallSettings.model_fields)
         return {name: getattr(self, name) for name in names}
 
@@ -255,10 +255,12 @@ class ChatGLM4V(ChatSettings):
     def _prepare(
         self, messages: list[BaseMessage], stop: list[str] | None, options: Mapping[str, Any], *, streams: bool = False
     ) -> tuple[Glm4v, list[Request]]:
-        """Convert before loading: a wrong request should not cost a load. Blocks, since it decodes images."""
+        """Convert before loading, so that a wrong request does not cost a load. Blocks, since it decodes images."""
         settings = self._settings_of(stop, options)
         if streams and settings.n > 1:
-            raise UnsupportedError("Several answers have no stream.", hint="Call invoke or generate, or leave n at 1.")
+            raise UnsupportedError(
+                "Several answers cannot be streamed.", hint="Call invoke or generate, or leave n at 1."
+            )
         request = self._request(messages, settings, options)
         model = self.loaded(options.get("model"))
         if self.profile is None and options.get("model") in (None, self.model):
@@ -267,7 +269,7 @@ class ChatGLM4V(ChatSettings):
 
 
 def _repeated(request: Request, n: int) -> list[Request]:
-    """Ask n times; a seed counts up, or all answers would be one."""
+    """Repeat the request n times with rising seeds, since equal seeds would give equal answers."""
     seed = request.sampling.seed
     seeds = [None if seed is None else seed + index for index in range(n)]
     return [replace(request, sampling=replace(request.sampling, seed=each)) for each in seeds]

@@ -48,12 +48,12 @@ class ParserOptions(PageOptions, total=False):
 class GLM4VBlobParser(BaseBlobParser):
     """Reads pictures, scanned PDFs and multi-frame TIFFs, one `Document` per page, in the order of the pages.
 
-    Pages are in flight together, also those of several blobs; they are opened as there is room and never held all at
-    once. Breaking off aborts what runs.
+    Several pages are read at the same time, also those of different blobs; they are opened as slots become free and
+    are never all in memory. Stopping early aborts what is running.
 
-    The metadata is that of the blob, with `source`, `page` (from 0), `total_pages`, `sha256` (over the pixels),
-    `format`, `width`, `height`, `model`, `finish_reason`, and `notes` where opening the page changed something. A
-    `finish_reason` other than "stop" says that the text is incomplete.
+    The metadata is that of the blob, with `source`, `page` (from 0), `total_pages`, `sha256` (of the pixels),
+    `format`, `width`, `height`, `model`, `finish_reason`, and `notes` if opening the page changed something. A
+    `finish_reason` other than "stop" means that the text is incomplete.
     """
 
     def __init__(
@@ -70,13 +70,13 @@ class GLM4VBlobParser(BaseBlobParser):
 
         Args:
             llm: a ChatGLM4V, or a runnable around one, such as `llm.with_retry()`.
-            step: of `glm4v_core.tasks`, what to ask about a page; None reads its text, with the prompt on which a
-                ChatGLM4V's family was trained where it has one.
+            step: of `glm4v_core.tasks`, what to ask about a page; None reads its text, with the prompt that a
+                ChatGLM4V's family was trained on, if it has one.
             language: of the built-in prompt for reading, "en" if left out.
-            errors: what becomes of a page that fails. "raise" ends the run after the pages before it; "skip" leaves
-                it out, with a warning in the log; "record" gives a Document without text, whose metadata has
-                `error_code`, `error_message` and `error_hint`. What all pages would meet raises in any case.
-            concurrency: pages in work together.
+            errors: what to do about a page that fails. "raise" ends the run after the pages before it; "skip" leaves
+                it out, with a warning in the log; "record" returns a Document without text, whose metadata has
+                `error_code`, `error_message` and `error_hint`. An error that would hit every page is always raised.
+            concurrency: pages in progress at the same time.
             **options: of `glm4v_core.load_pages`, such as `dpi` and `max_pages`.
 
         Raises:
@@ -94,7 +94,7 @@ class GLM4VBlobParser(BaseBlobParser):
         self._options = options
 
     def lazy_parse(self, blob: Blob) -> Iterator[Document]:
-        """Read the pages of a blob; a few pages ahead of what was asked for, never all."""
+        """Read the pages of a blob, a few pages ahead of the caller and never all."""
         return self.lazy_parse_all([blob])
 
     def alazy_parse(self, blob: Blob) -> AsyncGenerator[Document]:
@@ -102,7 +102,7 @@ class GLM4VBlobParser(BaseBlobParser):
         return self.alazy_parse_all([blob])
 
     def lazy_parse_all(self, blobs: Iterable[Blob]) -> Iterator[Document]:
-        """Read the pages of all blobs, each opened when its first page has its turn."""
+        """Read the pages of all blobs; each is opened when its first page is due."""
         return iterate_in_own_loop(self.alazy_parse_all(blobs))
 
     async def alazy_parse_all(self, blobs: Iterable[Blob]) -> AsyncGenerator[Document]:
@@ -120,7 +120,7 @@ class GLM4VBlobParser(BaseBlobParser):
                 yield _document(text)
 
     def _choose_step(self) -> Step[str]:
-        """Find the family out, which may load the model."""
+        """Return the step; looking up the family may load the model."""
         return self._step or tasks.ocr(self._language, family=family_of(self._llm))
 
 
@@ -144,8 +144,8 @@ class ScannedDocumentLoader(BaseLoader):
         """Check the settings; nothing is loaded or opened.
 
         Args:
-            paths: files and folders. Folders are searched recursively for pictures and PDFs, sorted as people count;
-                a warning in the log names other files in them.
+            paths: files and folders. Folders are searched recursively for images and PDFs, in natural order; a
+                warning in the log names other files in them.
             llm: a ChatGLM4V, or a runnable around one.
             **options: of `GLM4VBlobParser`.
         """
@@ -153,7 +153,7 @@ class ScannedDocumentLoader(BaseLoader):
         self._parser = GLM4VBlobParser(llm, **options)
 
     def lazy_load(self) -> Iterator[Document]:
-        """Read page by page; a few pages ahead of what was asked for, never all."""
+        """Read page by page, a few pages ahead of the caller and never all."""
         return self._parser.lazy_parse_all(self._blobs())
 
     def alazy_load(self) -> AsyncGenerator[Document]:
@@ -165,7 +165,7 @@ class ScannedDocumentLoader(BaseLoader):
 
 
 def _source(blob: Blob) -> ImageSource:
-    """Leave a file to the gate, which caps it before it is read."""
+    """Return the path if there is one, so that the size limit applies before the file is read."""
     return blob.path if blob.data is None and blob.path is not None else blob.as_bytes()
 
 
@@ -181,7 +181,7 @@ def _document(read: PageText[Blob]) -> Document:
 
 
 def family_of(llm: Runnable[LanguageModelInput, AIMessage]) -> Family | None:
-    """Look through bindings and retries for the ChatGLM4V, and load it."""
+    """Return the family of the ChatGLM4V inside bindings and retries, which loads it; None for another model."""
     while isinstance(llm, RunnableBindingBase):
         llm = llm.bound
     return llm.load().info.family if isinstance(llm, ChatGLM4V) else None

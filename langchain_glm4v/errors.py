@@ -1,4 +1,4 @@
-"""Failures that LangChain has a name for are both: an error of glm4v and the error its middleware catches."""
+"""Errors that LangChain has a class for: each is both an error of glm4v and the one its middleware catches."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class ChatContextOverflowError(errors.ContextOverflowError, host.ContextOverflow
 
 
 class ChatTimeoutError(errors.EngineTimeoutError, host.ModelTimeoutError):
-    """There was no whole answer in time."""
+    """The answer was not complete in time."""
 
 
 class ChatModelNotFoundError(errors.ModelNotFoundError, host.ModelNotFoundError):
-    """There is no such checkpoint."""
+    """The checkpoint does not exist."""
 
 
 _TABLE: dict[type[errors.Glm4vError], type[errors.Glm4vError]] = {
@@ -33,7 +33,7 @@ _TABLE: dict[type[errors.Glm4vError], type[errors.Glm4vError]] = {
 
 @contextmanager
 def host_errors() -> Iterator[None]:
-    """Raise core's errors under LangChain's name too, chained; those without one pass unchanged."""
+    """Raise the core's errors as their LangChain classes, chained; those without one pass unchanged."""
     try:
         yield
     except errors.Glm4vError as error:

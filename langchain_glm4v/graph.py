@@ -1,4 +1,4 @@
-"""A document workflow over many pages as a LangGraph graph, which goes on where it was broken off.
+"""A document workflow over many pages as a LangGraph graph, which resumes after an interruption.
 
 Import this module by its own name; it needs `pip install 'glm4v[langgraph]'`.
 """
@@ -23,14 +23,14 @@ from glm4v_core.hosts import WORKFLOW_PAGES_IN_FLIGHT, Outcome, check_page_optio
 
 FIND_PAGES, READ_PAGE = "find_pages", "read_page"
 RETRY = RetryPolicy(retry_on=is_transient)
-"""Three attempts, with a pause that grows from about a second."""
+"""Three attempts, with a wait that grows from about a second."""
 
 _RESULT = TypeAdapter(DocumentResult)
 _FAILURE = TypeAdapter(PageFailure)
 
 
 class PageTask(TypedDict):
-    """Where a page is to be found; number 0 is a document that cannot be opened."""
+    """A page to read; number 0 is a document that cannot be opened."""
 
     path: str
     number: int
@@ -38,7 +38,7 @@ class PageTask(TypedDict):
 
 
 class DocumentInput(TypedDict):
-    """What a graph begins with: files and folders."""
+    """The input of a graph: files and folders."""
 
     paths: list[str]
 
@@ -47,7 +47,7 @@ class DocumentState(DocumentInput):
     """What a checkpoint holds: paths, page numbers and texts as plain data, and never pixels.
 
     Attributes:
-        outcomes: in the order of the pages; `outcomes_of` makes values of them.
+        outcomes: in the order of the pages; `outcomes_of` reads them.
     """
 
     pages: list[PageTask]
@@ -61,17 +61,17 @@ def document_graph(
     retry: RetryPolicy = RETRY,
     **options: Unpack[PageOptions],
 ) -> CompiledStateGraph[DocumentState, None, DocumentInput, DocumentState]:
-    """Run a workflow over the pages of many files: `find_pages` lists them, then there is one `read_page` for each.
+    """Run a workflow over the pages of many files: `find_pages` lists them, then `read_page` runs once for each.
 
-    A page is the unit of work. Its node opens it by path and number, lets the steps of the workflow share it, and
-    leaves plain data behind, so a run that was broken off goes on with the pages that are missing. A page that fails
-    is a typed failure beside the results of the others; only what all pages would meet, such as a dead engine, ends
-    the run. 32 pages are in work together, unless `max_concurrency` in the config says otherwise.
+    A page is the unit of work. Its node opens it by path and number, runs all steps of the workflow on it, and leaves
+    only plain data in the state, so an interrupted run resumes with the missing pages. A page that fails becomes a
+    `PageFailure` among the results; only an error that would hit every page, such as a dead engine, ends the run. Up
+    to 32 pages are in progress at the same time, unless `max_concurrency` in the config says otherwise.
 
     Args:
-        workflow: of `langchain_glm4v.workflows.document_workflow`.
-        checkpointer: keeps the state of a run under the `thread_id` in its config.
-        retry: how often and how fast to try again. Transient failures of the engine are tried again, nothing else.
+        workflow: made by `langchain_glm4v.document_workflow`.
+        checkpointer: saves the state of a run under the `thread_id` in its config.
+        retry: how often and how soon to try again. Only transient failures of the engine are retried.
         **options: of `glm4v_core.load_pages`, such as `dpi` and `max_pages`.
 
     Example:
@@ -136,6 +136,6 @@ def _failed(attempts: int, task: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _attempt() -> int:
-    """Tell how often LangGraph has begun this node, counted from 1."""
+    """Return the number of LangGraph's attempt at this node, counted from 1."""
     execution = get_runtime().execution_info
     return execution.node_attempt if execution is not None else 1

@@ -26,7 +26,7 @@ State = dict[str, Any]
 
 
 class PageQuestion(TypedDict):
-    """A question, and the words that lead to its pages where they are not those of the question."""
+    """A question, and search words if they differ from those of the question."""
 
     question: str
     find: NotRequired[str]
@@ -36,7 +36,7 @@ class PageRetriever(BaseRetriever):
     """Finds pages of a store by the words of a question, best match first.
 
     The metadata of a document is `source`, `page` (from 0), `total_pages`, `sha256`, `summary`, `model`, `score`, and
-    `label` where there is one. Of a page that stands in several files it names the first; `store.get` knows all.
+    `label` if there is one. For a page in several files it names the first; `store.get` lists all.
 
     Example:
         ```python
@@ -50,7 +50,7 @@ class PageRetriever(BaseRetriever):
 
     store: PageStore = Field(exclude=True, repr=False)
     k: int = Field(default=PAGES_FOUND, ge=1)
-    """Most pages to find; a call may say otherwise, as in `invoke(question, k=1)`."""
+    """Most pages to find; a call may override it, as in `invoke(question, k=1)`."""
 
     def _get_relevant_documents(
         self, query: str, *, run_manager: CallbackManagerForRetrieverRun, k: int | None = None
@@ -60,13 +60,13 @@ class PageRetriever(BaseRetriever):
 
 
 def page_document(page: StoredPage, **metadata: Any) -> Document:
-    """Make a document of a stored page, for a vector store that takes the place of the lexical index.
+    """Make a document of a stored page, for a vector store that replaces the lexical index.
 
-    Its id comes from the page's content hash, so that the same page is not added twice.
+    The id comes from the page's content hash, so that a page is not added twice.
 
     Args:
         page: of a `PageStore`.
-        **metadata: to be added.
+        **metadata: further metadata.
     """
     return Document(page_content=page.text, metadata={**page_facts(page), **metadata}, id=page_id(page.sha256))
 
@@ -80,22 +80,22 @@ def page_query_chain(
     language: Language = "en",
     **options: Unpack[PageOptions],
 ) -> Runnable[str | PageQuestion, SourcedAnswer]:
-    """Answer questions from scanned pages: find pages, ask each by itself, and answer with the best that knows.
+    """Answer questions from scanned pages: find pages, ask about each separately, and cite the best that answers.
 
-    The input is a question, or a dict of `question` and `find`: words that lead to the pages, such as a name, or terms
-    in the language of the pages, of which the model is told nothing.
+    The input is a question, or a dict of `question` and `find`: search words such as a name, or terms in the language
+    of the pages, which the model does not see.
 
-    An answer comes with its page and the page's picture. What a page says is data: its text is wrapped, and tools
+    An answer comes with its page and the page's image. The content of a page is data: its text is wrapped, and tools
     bound to the model are not offered while it reads.
 
     Args:
         llm: a ChatGLM4V, or a runnable around one.
-        retriever: a `PageRetriever`, or anything else that gives documents with the metadata of `page_document`, such
-            as the retriever of a vector store.
-        store: where the pictures come from; without it, from the files that the metadata names.
-        route: what of a page is shown to the model.
-        language: of what is said around the question.
-        **options: to open pages with; with a store, over those of its index.
+        retriever: a `PageRetriever`, or another retriever whose documents have the metadata of `page_document`, such
+            as that of a vector store.
+        store: where images come from; without it, from the files that the metadata names.
+        route: what the model is shown of a page.
+        language: of the words around the question.
+        **options: for opening pages; with a store, they override those of its index.
 
     Raises:
         ConfigError: a setting is out of range.
@@ -130,7 +130,7 @@ def _open(asking: PageAsking, state: State) -> list[Evidence]:
 
 def _prompts(llm: Runnable[LanguageModelInput, AIMessage], asking: PageAsking, state: State) -> list[list[BaseMessage]]:
     question, pages = state["question"], state["evidence"]
-    family = family_of(llm) if pages else None  # to find it out may load the model
+    family = family_of(llm) if pages else None  # may load the model
     return [[_message(asking.request(question, page, family))] for page in pages]
 
 

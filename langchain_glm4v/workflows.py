@@ -1,4 +1,4 @@
-"""Reading, summarizing and classifying pages as an LCEL runnable, made of parts that can be replaced."""
+"""Reading, summarizing and classifying pages as an LCEL runnable whose parts can be replaced."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from langchain_glm4v._results import to_completion
 
 T = TypeVar("T")
 
-Source = Page | Image | ImageSource
+PageSource = Page | Image | ImageSource
 State = dict[str, Any]
-"""What each part gets: `page`, and the values of the parts before it."""
+"""The input of each part: `page`, and the values of the parts before it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class StepAnswer(Generic[T]):
 
 
 def ask_step(llm: Runnable[LanguageModelInput, AIMessage], step: Step[T]) -> Runnable[State, StepAnswer[T]]:
-    """Make a part of a workflow that asks one step of `glm4v_core.tasks` about the page.
+    """Return a part of a workflow that asks one step of `glm4v_core.tasks` about the page.
 
     Args:
         llm: a ChatGLM4V, or a runnable around one, such as `llm.with_retry()`.
@@ -56,23 +56,24 @@ def document_workflow(
     text: Runnable[State, Any] | None = None,
     summary: Runnable[State, Any] | None = None,
     label: Runnable[State, Any] | None = None,
-) -> Runnable[Source, DocumentResult]:
-    """Read, summarize and classify a page.
+) -> Runnable[PageSource, DocumentResult]:
+    """Return a runnable that reads, summarizes and classifies a page.
 
-    The text is read first, the rest together: they find the page's prompt already computed. `batch` takes many pages;
-    so does `batch_as_completed`, which finishes page after page instead of step after step.
+    This is LangChain's form of `glm4v_core.document_workflow`, which asks the same steps without a host. The text is
+    read first and the rest at the same time, since the page's prompt prefix is then computed. `batch` takes many
+    pages; `batch_as_completed` finishes page by page instead of step by step.
 
     Args:
         llm: a ChatGLM4V, or a runnable around one.
-        labels: to choose from; without them pages are not classified.
+        labels: to choose from; without any, pages are not classified.
         language: of the prompts.
-        family: of the model, for one that was trained on a prompt of its own for reading.
-        text: takes the place of reading; gets a mapping with `page` and returns the text.
-        summary: takes the place of summarizing; gets `text` too.
-        label: takes the place of classifying; gets `text` too.
+        family: of the model, for one that was trained on its own prompt for reading.
+        text: replaces reading; gets a mapping with `page` and returns the text.
+        summary: replaces summarizing; gets `text` too.
+        label: replaces classifying; gets `text` too.
 
     Raises:
-        ConstraintError: a label is empty or there twice.
+        ConstraintError: a label is empty or given twice.
     """
     text = text or ask_step(llm, tasks.ocr(language, family=family))
     others = {"summary": summary or ask_step(llm, tasks.summarize(language))}
@@ -89,7 +90,7 @@ def document_workflow(
     return workflow.with_config(run_name="document_workflow", max_concurrency=WORKFLOW_PAGES_IN_FLIGHT)
 
 
-def _open(source: Source) -> State:
+def _open(source: PageSource) -> State:
     if not isinstance(source, Page):
         image = source if isinstance(source, Image) else Image.load(source)
         source = Page(image, image.provenance.source, image.provenance.frame + 1, image.provenance.frames)
@@ -121,7 +122,7 @@ def _read(step: Step[T], message: AIMessage) -> StepAnswer[T]:
 
 
 def _unpack(state: State) -> State:
-    """Replace answers by their values; custom parts return plain values already."""
+    """Replace answers with their values; custom parts return plain values already."""
     answers = {key: answer for key, answer in state.items() if isinstance(answer, StepAnswer)}
     completions = {answer.name: answer.completion for answer in answers.values()}
     values = {key: answer.value for key, answer in answers.items()}

@@ -28,7 +28,7 @@ from glm4v_core.hosts import ImageSource, Part, Role, check_url, closed_schema
 
 Holder = ImageSource | ImageBlock | BaseNode | NodeWithScore
 ImageLike = Image | Holder
-"""A picture as a path, bytes, data URI, file object, PIL image, block, or as the image of a node or document."""
+"""An image as a path, bytes, data URI, file object, PIL image or block, or the image of a node or document."""
 
 _ROLES: Mapping[MessageRole, Role] = {
     **dict.fromkeys((MessageRole.SYSTEM, MessageRole.DEVELOPER), "system"),
@@ -46,7 +46,7 @@ def to_messages(messages: Iterable[ChatMessage], max_image_tokens: int | None = 
         max_image_tokens: for every image.
 
     Raises:
-        MessageError: a message that has no place in a conversation.
+        MessageError: a message that cannot be part of a conversation.
         UnsupportedError: a block that this version cannot read.
         ImageError: an image that the gate refuses.
     """
@@ -54,7 +54,7 @@ def to_messages(messages: Iterable[ChatMessage], max_image_tokens: int | None = 
 
 
 def to_question(prompt: str, images: Any, max_image_tokens: int | None = None) -> tuple[Message, ...]:
-    """Ask about images, which come first: prompts about one page then begin alike.
+    """Ask about images, which come first, so that prompts about one page share a prefix.
 
     Args:
         prompt: of the user.
@@ -66,14 +66,14 @@ def to_question(prompt: str, images: Any, max_image_tokens: int | None = None) -
 
 
 def to_image(source: ImageLike, max_image_tokens: int | None = None) -> Image:
-    """Load a picture from anything that holds one."""
+    """Load an image from anything that holds one."""
     if isinstance(source, Image):
         return source
     return Image.load(to_source(source), max_image_tokens=max_image_tokens)
 
 
 def to_source(holder: Holder) -> ImageSource:
-    """Find the picture that a block, node or document holds, without opening it."""
+    """Return the source of the image in a block, node or document, without opening it."""
     data: str | bytes | IOBase | None
     path: str | Path | None
     match holder:
@@ -93,12 +93,12 @@ def to_source(holder: Holder) -> ImageSource:
 
 
 def to_tools(tools: Iterable[BaseTool | Tool]) -> tuple[Tool, ...]:
-    """Convert tools. Arguments hold no keys beyond their schema's."""
+    """Convert tools. Arguments may have no keys beyond their schema's."""
     return tuple(tool if isinstance(tool, Tool) else _to_tool(tool) for tool in tools)
 
 
 def to_call(block: ToolCallBlock) -> ToolCall:
-    """Read a call back; some models keep its arguments as JSON, and a broken one is the text that was written."""
+    """Read a call back; arguments may be JSON text, and those of a broken call are what the model wrote."""
     arguments = block.tool_kwargs
     raw = arguments if isinstance(arguments, str) else ""
     if isinstance(arguments, str):
@@ -157,7 +157,7 @@ def _to_parts(block: BaseModel, max_image_tokens: int | None) -> Iterator[Part]:
         case ToolCallBlock():
             yield to_call(block)
         case CachePoint():
-            pass  # says nothing; prompts that begin alike are reused anyway
+            pass  # no content; shared prompt prefixes are reused anyway
         case _:
             raise UnsupportedError(
                 f"A {type(block).__name__} cannot be read.", hint="Send text, images and documents; a video as frames."
@@ -165,7 +165,7 @@ def _to_parts(block: BaseModel, max_image_tokens: int | None) -> Iterator[Part]:
 
 
 def _source_of(data: str | bytes | IOBase | None, path: str | Path | None, url: Any, what: str) -> ImageSource:
-    """Choose as LlamaIndex does: data before a path before a URL. Data in bytes or text is base64."""
+    """Choose as LlamaIndex does: data, then a path, then a URL. Bytes and text are base64."""
     if isinstance(data, (str, bytes)) and data:
         # The gate looks at the bytes; a declared type is only a claim.
         return f"data:;base64,{data if isinstance(data, str) else data.decode()}"

@@ -1,4 +1,4 @@
-"""What the core's steps ask, through a LlamaIndex LLM, so that LlamaIndex's observers see every call."""
+"""Lets the core's steps ask through a LlamaIndex LLM, so that LlamaIndex's observers see every call."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from llamaindex_glm4v.llm import GLM4VMultiModal
 
 
 class ObservedModel:
-    """Answers steps of `glm4v_core.tasks`. What a step leaves open is the LLM's to say."""
+    """Answers steps of `glm4v_core.tasks`; settings that a step leaves open come from the LLM."""
 
     def __init__(self, llm: GLM4VMultiModal) -> None:
         self._llm = llm

@@ -1,4 +1,4 @@
-"""What the reader and the transform have in common: whom they ask what about each page, and what its document keeps."""
+"""What the reader and the transform share: how each page is read, and which metadata its document hides."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TECHNICAL = (
     *("source", "file_name", "page", "total_pages", "page_image", "sha256", "format", "width", "height", "notes"),
     *("model", "finish_reason", "error_code", "error_message", "error_hint"),
 )
-"""Metadata that neither a model nor an embedding is shown; `file_path` and `page_label` are, for citations."""
+"""Metadata hidden from models and embeddings; `file_path` and `page_label` are shown, for citations."""
 
 Read = Callable[[Page], Awaitable[tuple[str, Facts]]]
 
@@ -32,16 +32,16 @@ class PageReading(BaseComponent):
     llm: GLM4VMultiModal | None = None
     """Reads the text of the pages."""
     prompt: str | None = None
-    """What to ask about a page; None asks for its text, with the prompt on which the model's family was trained where
-    it has one."""
+    """What to ask about a page; None asks for its text, with the prompt that the model's family was trained on, if it
+    has one."""
     language: Language | None = None
     """Of the built-in prompt, "en" if left out."""
     errors: OnError = "raise"
-    """What becomes of a page that fails. "raise" ends the run; "skip" leaves the page out, with a warning in the log;
-    "record" gives a document without text, whose metadata has `error_code`, `error_message` and `error_hint`. What all
-    pages would meet raises in any case."""
+    """What to do about a page that fails. "raise" ends the run; "skip" leaves the page out, with a warning in the log;
+    "record" returns a document without text, whose metadata has `error_code`, `error_message` and `error_hint`. An
+    error that would hit every page is always raised."""
     concurrency: int = Field(default=PAGES_IN_FLIGHT, ge=1)
-    """Pages in work together."""
+    """Pages in progress at the same time."""
     page_options: dict[str, Any] = Field(default_factory=dict)
     """Of `glm4v_core.load_pages`, such as {"dpi": 300, "max_pages": 50}."""
 
@@ -68,14 +68,14 @@ class PageReading(BaseComponent):
         return options
 
     async def _step(self, llm: GLM4VMultiModal) -> Step[str]:
-        """Choose the question; finding the family out may load the model."""
+        """Choose the question; looking up the family may load the model."""
         if self.prompt is not None:
             return tasks.ask(self.prompt)
         return tasks.ocr(self.language or "en", family=await asyncio.to_thread(lambda: llm.family))
 
 
 def ask_with(llm: GLM4VMultiModal, step: Step[str]) -> Read:
-    """Return what reads a page: its text, and how the answer came about."""
+    """Return a function that reads a page: its text, and facts about the answer."""
     model = ObservedModel(llm)
 
     async def read(page: Page) -> tuple[str, Facts]:
@@ -86,6 +86,6 @@ def ask_with(llm: GLM4VMultiModal, step: Step[str]) -> Read:
 
 
 def hide(node: BaseNode, keys: Iterable[str] = TECHNICAL) -> None:
-    """Show these metadata neither to models nor to embeddings."""
+    """Hide these metadata from models and embeddings."""
     node.excluded_embed_metadata_keys = list(dict.fromkeys([*node.excluded_embed_metadata_keys, *keys]))
     node.excluded_llm_metadata_keys = list(dict.fromkeys([*node.excluded_llm_metadata_keys, *keys]))

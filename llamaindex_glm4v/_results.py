@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 def to_chat_response(completion: Completion) -> ChatResponse:
     """Make the response of a whole answer."""
     if completion.finish == "length_in_thinking":
-        _log.warning("max_tokens were spent before the thought was over, so there is no answer.")
+        _log.warning("max_tokens were used up by the reasoning, so there is no answer.")
     usage = to_usage(completion.usage)
     return ChatResponse(
         message=_message(completion.thinking, completion.text, completion.tool_calls, completion.usage.thinking),
@@ -38,7 +38,7 @@ def to_chat_response(completion: Completion) -> ChatResponse:
 
 
 class Responses:
-    """Makes the responses of one stream. Each shows the whole answer so far; the last is that of the completion."""
+    """Makes the responses of one stream. Each has the answer so far; the last is made from the completion."""
 
     def __init__(self) -> None:
         self._thinking = ""
@@ -46,7 +46,7 @@ class Responses:
         self._calls: list[ToolCall] = []
 
     def make(self, delta: Delta) -> ChatResponse:
-        """Make one response; what is new stands in `delta`, or as `thinking_delta` in additional_kwargs."""
+        """Make one response; new text is in `delta`, new reasoning in `thinking_delta` of additional_kwargs."""
         if delta.completion is not None:
             return to_chat_response(delta.completion).model_copy(update={"delta": ""})
         thought = delta.thinking
@@ -64,7 +64,7 @@ class Responses:
 
 
 def to_completion_response(response: ChatResponse) -> CompletionResponse:
-    """Make the response of a completion method; the thought and tool calls go into additional_kwargs."""
+    """Make the response of a completion method; reasoning and tool calls go into additional_kwargs."""
     thoughts = [block.content or "" for block in response.message.blocks if isinstance(block, ThinkingBlock)]
     return CompletionResponse(
         text=response.message.content or "",
@@ -78,7 +78,7 @@ def to_completion_response(response: ChatResponse) -> CompletionResponse:
 
 
 def to_completion(response: CompletionResponse) -> Completion:
-    """Read a whole answer back, so that a step of the core can judge it."""
+    """Read a complete answer back, for a step of the core to read its value from."""
     raw: Mapping[str, Any] = response.raw or {}
     return Completion(
         text=response.text,
@@ -91,7 +91,7 @@ def to_completion(response: CompletionResponse) -> Completion:
 
 
 def to_usage(usage: Usage) -> dict[str, Any]:
-    """Count tokens under OpenAI's names, which LlamaIndex reads."""
+    """Return token counts under OpenAI's names, which LlamaIndex reads."""
     return {
         "prompt_tokens": usage.prompt,
         "completion_tokens": usage.completion,
@@ -124,7 +124,7 @@ def _message(thinking: str, text: str, calls: Iterable[ToolCall], thinking_token
 
 
 def _arguments(call: ToolCall) -> dict[str, Any] | str:
-    """Return the arguments, or what the model wrote where they cannot be read."""
+    """Return the arguments, or what the model wrote if they cannot be read."""
     return call.raw if call.arguments is None else dict(call.arguments)
 
 
@@ -145,7 +145,7 @@ def _raw(completion: Completion, usage: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _logprobs(tokens: Iterable[TokenLogprob]) -> list[list[LogProb]] | None:
-    """List for every token itself and then its alternatives."""
+    """List each token, followed by its alternatives."""
     return [
         [
             _logprob(token.token, token.logprob),

@@ -1,4 +1,4 @@
-"""Answers as pydantic objects: a grammar holds the answer, never the thought, to the class's JSON schema."""
+"""Answers as pydantic objects: a grammar holds the answer, never the reasoning, to the class's JSON schema."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ dispatcher = get_dispatcher(__name__)
 
 
 class StructuredLLM(FunctionCallingLLM):
-    """Structured prediction by constraint. Other program modes than the default are LlamaIndex's own programs."""
+    """Structured prediction by constraint. Program modes other than the default use LlamaIndex's own programs."""
 
     def structured_predict(
         self,
@@ -35,7 +35,7 @@ class StructuredLLM(FunctionCallingLLM):
 
         Raises:
             TruncatedOutputError: the answer was cut off.
-            InvalidOutputError: it fits the schema, but not the class's own validators.
+            InvalidOutputError: it fits the schema but fails the class's own validators.
         """
         if self._uses_programs:
             made: Model = super().structured_predict(output_cls, prompt, llm_kwargs, **prompt_args)
@@ -53,7 +53,7 @@ class StructuredLLM(FunctionCallingLLM):
         llm_kwargs: dict[str, Any] | None = None,
         **prompt_args: Any,
     ) -> Model:
-        """Do as `structured_predict` does."""
+        """Asynchronous version of `structured_predict`."""
         if self._uses_programs:
             made: Model = await super().astructured_predict(output_cls, prompt, llm_kwargs, **prompt_args)
             return made
@@ -107,14 +107,14 @@ class StructuredLLM(FunctionCallingLLM):
 
 
 class Partials:
-    """Reads the growing objects of one stream, and at its end the whole one."""
+    """Reads the partial objects of one stream, and the complete one at its end."""
 
     def __init__(self, output_cls: type[Model]) -> None:
         self._output_cls = output_cls
         self._current: list[Any] | None = None
 
     def take(self, response: ChatResponse) -> Generator[Any, None, None]:
-        """Yield the object as far as the answer goes. Before it is whole, its fields may be missing."""
+        """Yield the object as far as the answer goes; until it is complete, fields may be missing."""
         if response.raw is not None:
             yield read_object(self._output_cls, response)
         elif response.delta:
@@ -132,7 +132,7 @@ def options_for(output_cls: type[Model], llm_kwargs: Mapping[str, Any] | None) -
 
 
 def read_object(output_cls: type[Model], response: ChatResponse) -> Model:
-    """Read the object from a whole answer."""
+    """Read the object from a complete answer."""
     try:
         return output_cls.model_validate_json(response.message.content or "")
     except ValidationError as error:

@@ -20,7 +20,7 @@ from llamaindex_glm4v._reading import PageReading, Read, ask_with, hide
 
 
 class FileSystem(Protocol):
-    """What is needed of fsspec's file systems."""
+    """The part of fsspec's file systems that is used."""
 
     def open(self, path: str, mode: str) -> Any: ...
 
@@ -28,13 +28,13 @@ class FileSystem(Protocol):
 class GLM4VReader(PageReading, BasePydanticReader):
     """Reads pictures, scanned PDFs and multi-frame TIFFs, one `Document` per page, in the order of the pages.
 
-    Pages are in flight together; they are opened as there is room and never held all at once. Breaking off aborts what
-    runs. Without an LLM the documents have no text, which is left to `GLM4VOCRTransform`.
+    Several pages are read at the same time; they are opened as slots become free and are never all in memory. Stopping
+    early aborts what is running. Without an LLM the documents have no text, which `GLM4VOCRTransform` can add.
 
     The metadata has `source`, `file_path`, `file_name`, `page` (from 0), `page_label` (from 1), `total_pages`,
-    `page_image`, `sha256` (over the pixels), `format`, `width`, `height`, and `notes` where opening the page changed
-    something; with an LLM also `model` and `finish_reason`, of which any but "stop" says that the text is incomplete.
-    Where the page's picture is a file, the document is an `ImageDocument` of it. A page keeps its id from run to run.
+    `page_image`, `sha256` (of the pixels), `format`, `width`, `height`, and `notes` if opening the page changed
+    something; with an LLM also `model` and `finish_reason`, of which any but "stop" means that the text is incomplete.
+    If the page's image is a file, the document is an `ImageDocument` of it. A page has the same id in every run.
 
     Example:
         ```python
@@ -48,8 +48,8 @@ class GLM4VReader(PageReading, BasePydanticReader):
     """
 
     image_folder: Path | None = None
-    """Where to keep the picture of each page as PNG, named by its hash, for engines that show pages to a model. Without
-    it only a file that is one picture has one; `page_image` of others is "file#page=number"."""
+    """Where to save the image of each page as PNG, named by its hash, for query engines that show pages to a model.
+    Without it only files that are a single image have one; `page_image` of others is "file#page=number"."""
 
     @classmethod
     def class_name(cls) -> str:
@@ -58,13 +58,13 @@ class GLM4VReader(PageReading, BasePydanticReader):
     def lazy_load_data(
         self, file: Paths, extra_info: Mapping[str, Any] | None = None, fs: FileSystem | None = None
     ) -> Generator[Document, None, None]:
-        """Read page by page; a few pages ahead of what was asked for, never all.
+        """Read page by page, a few pages ahead of the caller and never all.
 
         Args:
-            file: a file, a folder, or several. Folders are searched recursively for pictures and PDFs, sorted as
-                people count; a warning in the log names other files in them.
+            file: a file, a folder, or several. Folders are searched recursively for pictures and PDFs, in natural
+                order; a warning in the log names other files in them.
             extra_info: metadata for every document.
-            fs: opens `file`, which is then one file, and no folder.
+            fs: opens `file`, which must then be a single file.
         """
         return iterate_in_own_loop(self._documents(file, extra_info, fs))
 
@@ -115,7 +115,7 @@ class GLM4VReader(PageReading, BasePydanticReader):
         return read
 
     def _keep(self, page: Page, local: bool) -> str:
-        """Return where the picture of a page is to be found."""
+        """Return where the image of a page is."""
         if self.image_folder is not None:
             return str(_save(page, self.image_folder))
         is_file = local and page.count == 1 and page.image.provenance.format != "PDF"
@@ -132,7 +132,7 @@ def _save(page: Page, folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(f".{uuid.uuid4().hex}")
         partial.write_bytes(page.image.png())
-        partial.replace(path)  # whole or not at all, whoever else writes it
+        partial.replace(path)  # complete or not at all, even with several writers
     return path
 
 
@@ -146,9 +146,9 @@ def _document(read: PageText[None], extra_info: Mapping[str, Any]) -> Document:
     picture = metadata.get("page_image", place)
     kind = Document if picture == place else ImageDocument
     document = kind(
-        # Vector stores want UUIDs, and a document store must know a page again.
+        # Vector stores want UUIDs, and a document store must recognise a page.
         id_=str(uuid.uuid5(uuid.NAMESPACE_URL, place)),
-        # Even an empty text: without any, LlamaIndex leaves the metadata out where it compares documents.
+        # Set even if empty: without a text, LlamaIndex ignores the metadata when it compares documents.
         text_resource=MediaResource(text=read.text),
         image_resource=None if kind is Document else MediaResource(path=Path(picture)),
         metadata=metadata,

@@ -1,4 +1,4 @@
-"""Failures for which LlamaIndex has a convention of its own."""
+"""Errors for which LlamaIndex has its own convention."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["ToolCallError"]
 
 
 class ToolCallError(errors.InvalidOutputError, ValueError):
-    """The answer holds no tool call, or one that cannot be read; a ValueError, as LlamaIndex's own models raise."""
+    """The answer has no tool call, or one that cannot be read; a ValueError, as LlamaIndex's own models raise."""
 
     code = "tool_call"
     hint = "Ask again, require a tool, or raise max_tokens if the answer was cut off."

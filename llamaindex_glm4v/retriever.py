@@ -24,17 +24,16 @@ from llamaindex_glm4v.llm import GLM4VMultiModal
 _log = logging.getLogger(__name__)
 
 _TECHNICAL = ("sha256", "model", "total_pages")
-"""Metadata that a model is not shown; an embedding sees none but the summary and the label."""
+"""Metadata hidden from models; embeddings see only the summary and the label."""
 
 
 class PageRetriever(BaseRetriever):
     """Finds pages of a store by the words of a question, best match first, as nodes with text.
 
     The metadata of a node is `source`, `page` (from 0), `total_pages`, `sha256`, `summary`, `model`, and `label` where
-    there is one. For a page that is in several files it names the first; `store.get` lists all.
+    there is one. For a page in several files it names the first; `store.get` lists all.
 
-    Where pages are to be found by other words than those of the question, `custom_embedding_strs` of a `QueryBundle`
-    has them.
+    To search with other words than the question, put them into `custom_embedding_strs` of a `QueryBundle`.
 
     Example:
         ```python
@@ -48,9 +47,9 @@ class PageRetriever(BaseRetriever):
         """Check the settings.
 
         Args:
-            store: of the pages.
+            store: with the pages.
             k: most pages to find.
-            pictures: put each page's picture into its node, for query engines of LlamaIndex with `multimodal=True`.
+            pictures: put each page's image into its node, for LlamaIndex's query engines with `multimodal=True`.
             **kwargs: of LlamaIndex's BaseRetriever.
 
         Raises:
@@ -63,7 +62,7 @@ class PageRetriever(BaseRetriever):
         self._k, self._pictures = k, pictures
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        words = " ".join(query_bundle.embedding_strs)  # those of the question, unless the caller has better ones
+        words = " ".join(query_bundle.embedding_strs)  # those of the question, unless the caller set others
         return [
             NodeWithScore(node=self._node(found.page), score=found.score) for found in self.store.search(words, self._k)
         ]
@@ -76,13 +75,13 @@ class PageRetriever(BaseRetriever):
 
 
 def page_node(page: StoredPage, picture: Image | None = None) -> BaseNode:
-    """Make a node of a stored page, for an index that takes the place of the lexical one.
+    """Make a node of a stored page, for an index that replaces the lexical one.
 
-    Its id comes from the page's content hash, so that the same page is not added twice.
+    The id comes from the page's content hash, so that a page is not added twice.
 
     Args:
         page: of a `PageStore`.
-        picture: to be put into the node; without it, it stays in the store and in its file.
+        picture: put into the node; without it, the image stays in the store or its file.
     """
     node = TextNode(
         id_=page_id(page.sha256),
@@ -95,11 +94,11 @@ def page_node(page: StoredPage, picture: Image | None = None) -> BaseNode:
 
 
 class PageQueryEngine(BaseQueryEngine):
-    """Answers questions from scanned pages: each page found is asked by itself, and the best that knows answers.
+    """Answers questions from scanned pages: asks about each page found separately, and cites the best that answers.
 
-    The one source node of a response is the page that answered, with its picture. When no page knows, there is none,
-    and the response is None. The metadata of the response has under `asked` what every page said. What a page says is
-    data: its text is wrapped, and no tools are offered while it is read.
+    The one source node of a response is the page that answered, with its image. If no page has an answer, there is
+    no source node, and the response is None. `asked` in the response's metadata has the answer from every page. The
+    content of a page is data: its text is wrapped, and no tools are offered while it is read.
     """
 
     def __init__(
@@ -115,13 +114,13 @@ class PageQueryEngine(BaseQueryEngine):
         """Check the settings.
 
         Args:
-            llm: that is asked.
+            llm: to ask.
             retriever: a `PageRetriever`, or another whose nodes have the metadata of `page_node`, such as that of an
                 index.
-            store: where the pictures come from; without it, from the files that the metadata names.
-            route: what of a page is shown to the model.
-            language: of what is said around the question.
-            **options: to open pages with; with a store, over those of its index.
+            store: where images come from; without it, from the files that the metadata names.
+            route: what the model is shown of a page.
+            language: of the words around the question.
+            **options: for opening pages; with a store, they override those of its index.
 
         Raises:
             ConfigError: a setting is out of range.
@@ -133,7 +132,7 @@ class PageQueryEngine(BaseQueryEngine):
         self._llm, self._retriever = llm, retriever
 
     def retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        """Find pages, and ask none."""
+        """Find pages without asking about them."""
         return self._retriever.retrieve(query_bundle)
 
     def _get_prompt_modules(self) -> PromptMixinType:
@@ -166,11 +165,11 @@ class PageQueryEngine(BaseQueryEngine):
         return NodeWithScore(node=node, score=found.score)
 
     def _picture(self, found: NodeWithScore) -> Image | None:
-        """Open the picture of an answer that was read from text; the answer is valid without it."""
+        """Open the image of a page that answered from its text; the answer is valid without it."""
         try:
             return self._open(found, "image").image
         except (ImageError, PageError) as error:
-            _log.warning("The answer comes without a picture: %s", error)
+            _log.warning("The answer has no picture: %s", error)
             return None
 
 
@@ -180,7 +179,7 @@ def _place(evidence: Evidence) -> dict[str, Any]:
 
 
 def _with_picture(node: BaseNode, picture: Image) -> ImageDocument:
-    """Put text and picture into one node; an ImageNode would show its picture alone."""
+    """Put text and image into one node; an ImageNode would show only its image."""
     return ImageDocument(
         id_=node.node_id,
         text=node.get_content(metadata_mode=MetadataMode.NONE),

@@ -22,23 +22,22 @@ from llamaindex_glm4v._reading import PageReading, Read, ask_with, hide
 from llamaindex_glm4v.llm import GLM4VMultiModal
 
 COLLECTION = "glm4v_pages"
-"""Where in the cache the texts lie."""
+"""The collection of the cache that holds the texts."""
 _DECISIVE = {*ModelSettings.model_fields, "thinking", "thinking_budget"} - {"glm4v", "timeout"}
-"""Settings of an LLM on which an answer may depend."""
+"""Settings of an LLM that an answer may depend on."""
 _OF_PICTURES = ("limits", "root", "fetch", "max_image_tokens")
-"""Page options that hold for single pictures too."""
+"""Page options that also apply to single images."""
 
 
 class GLM4VOCRTransform(PageReading, TransformComponent):
-    """Writes the text of page images into their nodes, many pages in flight together; the order stays.
+    """Adds the text of page images to their nodes, many pages at the same time; the order stays.
 
-    A node is read if it has no text yet and a picture: its own, or the page of a file that its metadata name as
-    `file_path` and `page`, as those of `GLM4VReader` do. Other nodes pass unchanged. Nodes are copied, never changed.
+    A node is read if it has no text but an image: its own, or the page of a file that its metadata name as `file_path`
+    and `page`, as those of `GLM4VReader` do. Other nodes pass unchanged. Nodes are copied, never changed in place.
 
-    Texts are cached page by page, by pixels, question and model, so an equal page is read once, another picture never
-    gets its text, and a failure is never kept. The pipeline's own cache compares neither pixels nor, for a document
-    without text, metadata; it would give one picture the text of another. It is told by `to_dict` that no two calls
-    are equal.
+    Texts are cached per page by pixels, question and model: equal pages are read once, another image never gets their
+    text, and failures are not cached. The pipeline's own cache compares neither pixels nor, for a document without
+    text, metadata, so it would give one image the text of another; `to_dict` therefore makes every call differ.
 
     Use `pipeline.arun`, and no `num_workers`: processes cannot share a model.
 
@@ -53,23 +52,23 @@ class GLM4VOCRTransform(PageReading, TransformComponent):
 
     llm: GLM4VMultiModal
     cache: IngestionCache = Field(default_factory=IngestionCache, exclude=True, repr=False)
-    """Keeps texts; `IngestionCache.from_persist_path` brings back those of an earlier process."""
+    """Caches texts; `IngestionCache.from_persist_path` loads those of an earlier process."""
 
     @classmethod
     def class_name(cls) -> str:
         return "GLM4VOCRTransform"
 
     def to_dict(self, **kwargs: Any) -> dict[str, Any]:
-        """Describe the settings, with a mark that never comes again."""
+        """Return the settings with a unique mark, so that no two calls are equal."""
         return {**super().to_dict(**kwargs), "call": uuid.uuid4().hex}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], **kwargs: Any) -> Self:
-        """Make one of `to_dict`'s description, with an empty cache."""
+        """Make a transform from what `to_dict` returned, with an empty cache."""
         return super().from_dict({name: value for name, value in data.items() if name != "call"}, **kwargs)
 
     def __call__(self, nodes: Sequence[BaseNode], **kwargs: Any) -> Sequence[BaseNode]:
-        """Return the nodes with text."""
+        """Return the nodes with their text added."""
         return run_in_own_loop(self.acall(nodes))
 
     async def acall(self, nodes: Sequence[BaseNode], **kwargs: Any) -> Sequence[BaseNode]:

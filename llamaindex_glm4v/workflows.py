@@ -28,25 +28,25 @@ from llamaindex_glm4v.llm import GLM4VMultiModal
 
 _MOST = 1024
 _PLACES, _SENT = "places", "sent"
-"""What the state of a run holds: all pages as path, number and count, and how many of them are on their way or done."""
+"""Keys of a run's state: all pages as path, number and count, and how many of them have been sent."""
 
-Place = tuple[str, int, int]
+ListedPage = tuple[str, int, int]
 
 
 class ScansEvent(StartEvent):
-    """Begins a run with files and folders."""
+    """Starts a run with files and folders."""
 
     paths: str | Path | list[str | Path]
 
 
 class PagesFound(Event):
-    """Says, on the stream of the run, how many pages there are; a document that cannot be opened counts as one."""
+    """Reports, on the run's event stream, how many pages there are; a document that cannot be opened counts as one."""
 
     count: int
 
 
 class PageTask(Event):
-    """Where a page is to be found; number 0 is a document that cannot be opened."""
+    """A page to read; number 0 is a document that cannot be opened."""
 
     index: int
     path: str
@@ -57,7 +57,7 @@ class PageTask(Event):
 
 
 class PageRetried(Event):
-    """Says, on the stream, that a question about a page is asked again."""
+    """Reports, on the event stream, that a question about a page is asked again."""
 
     index: int
     error: Failure
@@ -66,7 +66,7 @@ class PageRetried(Event):
 
 
 class PageDone(Event):
-    """The outcome of a page, as soon as it is there; also on the stream."""
+    """The outcome of a page as soon as it is known; also on the event stream."""
 
     index: int
     pages: int
@@ -77,10 +77,10 @@ class DocumentWorkflow(Workflow):
     """Reads, summarizes and classifies the pages of many files: `find_pages`, then `read_page` for each, then `gather`.
 
     The result is a list of outcomes in the order of the pages: a `DocumentResult`, or a `PageFailure` for a page that
-    failed beside the others. Only what all pages would meet, such as a dead engine, ends the run.
+    failed. Only an error that would hit every page, such as a dead engine, ends the run.
 
-    The page images are all that the model is asked about: no text of a page becomes part of a prompt, no tool is
-    offered, and a label is one of those given.
+    The model is shown page images only: no text of a page becomes part of a prompt, no tools are offered, and a label
+    is one of those given.
 
     Example:
         ```python
@@ -109,20 +109,20 @@ class DocumentWorkflow(Workflow):
         """Check the settings; nothing is loaded or opened.
 
         Args:
-            llm: is asked, with its own settings where a step leaves them open.
-            labels: to choose from; without them pages are not classified.
+            llm: to ask; its settings apply where a step leaves them open.
+            labels: to choose from; without any, pages are not classified.
             language: of the prompts.
-            steps: other ones than `glm4v_core.document_workflow` makes of labels and language.
+            steps: instead of those that `glm4v_core.document_workflow` makes from labels and language.
             retry: a policy of LlamaIndex: how often and how soon to ask again. None asks three times in all, waiting
                 1 and 2 seconds. Only transient failures of the engine are retried, and only the question that failed.
-            concurrency: pages in work together, at most 1024.
+            concurrency: pages in progress at the same time, at most 1024.
             timeout: seconds for a whole run.
             page_options: of `glm4v_core.load_pages`, such as {"dpi": 300}.
             **options: of LlamaIndex's `Workflow`.
 
         Raises:
             ConfigError: a setting is out of range.
-            ConstraintError: a label is empty or there twice.
+            ConstraintError: a label is empty or given twice.
         """
         super().__init__(timeout=timeout, **options)
         if not 1 <= concurrency <= _MOST:
@@ -137,13 +137,13 @@ class DocumentWorkflow(Workflow):
 
     @step
     async def find_pages(self, context: Context, event: ScansEvent) -> PageTask | StopEvent | None:
-        """List the pages, and send the first of them off, each on its own."""
+        """List the pages, and send the first of them, each as an event of its own."""
         paths = [event.paths] if isinstance(event.paths, (str, Path)) else event.paths
         places = await asyncio.to_thread(_find, paths, self._options)
         context.write_event_to_stream(PagesFound(count=len(places)))
         if not places:
             return StopEvent(result=[])
-        # Not all at once: LlamaIndex copies all events that wait whenever one is dealt with.
+        # Not all at once: LlamaIndex copies all waiting events whenever it handles one.
         first = range(min(self._concurrency, len(places)))
         await context.store.set(_PLACES, places)
         await context.store.set(_SENT, len(first))
@@ -153,7 +153,7 @@ class DocumentWorkflow(Workflow):
 
     @step(num_workers=_MOST)
     async def read_page(self, context: Context, event: PageTask) -> PageDone:
-        """Open a page and let the steps share it; what is left behind is plain data."""
+        """Open a page and ask all steps about it; only plain data stays in the run's state."""
         try:
             page = await asyncio.to_thread(load_page, event.path, event.number, **self._options)
         except InputError as error:
@@ -167,14 +167,14 @@ class DocumentWorkflow(Workflow):
 
     @step(num_workers=1)
     async def gather(self, context: Context, event: PageDone) -> PageTask | StopEvent | None:
-        """Send the next page off; when all are there, put their outcomes in the order of the pages."""
+        """Send the next page; when all are done, return their outcomes in the order of the pages."""
         done = context.collect_events(event, [PageDone] * event.pages)
         if done is None:
             return await _next_task(context)
         return StopEvent(result=[page.outcome for page in sorted(done, key=lambda page: page.index)])
 
     async def _choose_steps(self) -> glm4v_core.Workflow:
-        """Find the family out, which may load the model."""
+        """Return the steps; looking up the family may load the model."""
         if self._steps is None:
             family = await asyncio.to_thread(lambda: self._llm.family)
             self._steps = glm4v_core.document_workflow(self._labels, language=self._language, family=family)
@@ -196,10 +196,10 @@ async def _next_task(context: Context) -> PageTask | None:
     return _task(places, index)
 
 
-def _task(places: Sequence[Place], index: int) -> PageTask:
+def _task(places: Sequence[ListedPage], index: int) -> PageTask:
     path, number, count = places[index]
     return PageTask(index=index, path=path, number=number, count=count, pages=len(places))
 
 
-def _find(paths: Iterable[str | Path], options: PageOptions) -> list[Place]:
+def _find(paths: Iterable[str | Path], options: PageOptions) -> list[ListedPage]:
     return [(page.source, page.number, page.count) for page in list_pages(paths, options)]

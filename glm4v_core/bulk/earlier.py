@@ -18,7 +18,7 @@ from glm4v_core.media.page_options import PageOptions
 from glm4v_core.media.pages import Page
 from glm4v_core.tasks.results import PageFailure, read_pages
 
-Places = dict[str, dict[int, tuple[Path, int]]]
+RowOffsets = dict[str, dict[int, tuple[Path, int]]]
 """Absolute path of a source -> page number -> file with its row, and byte offset of the row in that file."""
 
 _NEEDED = frozenset({"source", "page", "pages", "status", "sha256", "bytes", "modified", "warnings", "error"})
@@ -40,13 +40,13 @@ class KeptPage:
     page: Page | None = None
 
 
-PageTask = NewPage | KeptPage
+JobPage = NewPage | KeptPage
 
 
 class Earlier:
     """The rows of earlier runs. Only their positions are in memory; rows are read when they are needed."""
 
-    def __init__(self, folder: Path, places: Places | None = None) -> None:
+    def __init__(self, folder: Path, places: RowOffsets | None = None) -> None:
         self._path = folder / EARLIER
         self._places = places or {}
         self._passed: set[str] = set()
@@ -122,16 +122,16 @@ def gather(folder: Path) -> Earlier:
     Raises:
         ConfigError: a line is not a valid row. A last line without a line break was cut off and counts as missing.
     """
-    places: Places = {}
+    places: RowOffsets = {}
     for path in (folder / EARLIER, folder / JSONL):
         for source, number, place in _pages_in(path):
             places.setdefault(source, {})[number] = path, place
     return Earlier(folder, places)
 
 
-def page_tasks(
+def job_pages(
     files: Sequence[Path], options: PageOptions, earlier: Earlier, *, unopened: Callable[[], bool]
-) -> Iterator[PageTask]:
+) -> Iterator[JobPage]:
     """Yield every page of the files in order, then the finished rows of other files.
 
     Args:
@@ -156,7 +156,7 @@ def _is_whole(done: Mapping[int, Row], stamp: FileStamp, options: PageOptions) -
     return bool(same) and len(same) == pages_wanted(same[0]["pages"], options)
 
 
-def _task(page: Page | PageFailure, stamp: FileStamp, done: Mapping[int, Row]) -> PageTask:
+def _task(page: Page | PageFailure, stamp: FileStamp, done: Mapping[int, Row]) -> JobPage:
     if isinstance(page, Page):
         row = done.get(page.number)
         if row is not None and row["sha256"] == page.image.sha256:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from glm4v_core.bulk.earlier import Earlier, KeptPage, PageTask, gather, page_tasks
+from glm4v_core.bulk.earlier import Earlier, JobPage, KeptPage, gather, job_pages
 from glm4v_core.bulk.outputs import Outputs, Totals
 from glm4v_core.bulk.rows import Row, prepare_folder, row_of
 from glm4v_core.bulk.settings import check_settings
@@ -125,7 +125,7 @@ def run(
         workflow = job.workflow.for_family(loaded.info.family)
         on_start(found)
         outputs = Outputs(job.out, tuple(workflow.steps), job.language, settings, earlier)
-        tasks = page_tasks(found.files, job.page_options, earlier, unopened=lambda: not outputs.takes_pictures)
+        tasks = job_pages(found.files, job.page_options, earlier, unopened=lambda: not outputs.takes_pictures)
         rows = _rows(loaded, workflow, tasks, outputs, job.concurrency)
         try:
             with outputs:
@@ -163,11 +163,11 @@ def _earlier(out: Path, settings: Settings, files: Sequence[Path]) -> Earlier:
 
 
 def _rows(
-    model: Glm4v, workflow: Workflow, tasks: Iterable[PageTask], outputs: Outputs, concurrency: int
+    model: Glm4v, workflow: Workflow, tasks: Iterable[JobPage], outputs: Outputs, concurrency: int
 ) -> AsyncGenerator[_Finished]:
     """Yield the rows in the order of the pages."""
 
-    async def work(task: PageTask) -> _Finished:
+    async def work(task: JobPage) -> _Finished:
         if isinstance(task, KeptPage):
             row = task.row
         else:

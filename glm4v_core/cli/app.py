@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from glm4v_core.cli.plan import Plan, Preset, Task, page_options, split
+from glm4v_core.cli.plan import Preset, RunPlan, Task, page_options, split
 from glm4v_core.concurrency.ordered import PAGES_IN_FLIGHT
 from glm4v_core.errors import ConfigError
 from glm4v_core.media.page_options import DEFAULTS, PageOptions
@@ -40,10 +40,10 @@ EngineOptions = Annotated[
 ]
 Prompts = Annotated[Language, typer.Option(help="Language of the prompts.")]
 Labels = Annotated[list[str] | None, typer.Option(help="Labels to choose from, separated by commas; repeatable.")]
-Concurrency = Annotated[int, typer.Option(min=1, help="Pages in flight together.")]
+Concurrency = Annotated[int, typer.Option(min=1, help="Pages in progress at the same time.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the results that are in the folder.")]
 Resume = Annotated[
-    bool, typer.Option("--resume", help="Go on with the results in the folder: keep what is done, retry what failed.")
+    bool, typer.Option("--resume", help="Continue the results in the folder: keep what is done, retry what failed.")
 ]
 Paths = Annotated[list[Path], typer.Argument(help="Pictures, PDF files, and folders of them.")]
 Dpi = Annotated[float, typer.Option(help="Resolution at which PDF pages are rendered.")]
@@ -86,7 +86,7 @@ def run(
     """
     from glm4v_core.cli.run import run_pages
 
-    plan = Plan(task, preset, prompt, split(labels), split(fields), schema, language)
+    plan = RunPlan(task, preset, prompt, split(labels), split(fields), schema, language)
     pages = page_options(frames, dpi=dpi, max_pages=max_pages, password=password, max_image_tokens=max_image_tokens)
     load = partial(_load, model, engine, option)
     status = run_pages(paths, out, plan, pages, load, concurrency=concurrency, overwrite=overwrite, resume=resume)
@@ -105,7 +105,7 @@ def ask(
     ] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Upper bound on new tokens.")] = None,
 ) -> None:
-    """Ask one question about one picture; the answer streams to standard output, the thought to standard error."""
+    """Ask one question about one picture; the answer streams to standard output, the reasoning to standard error."""
     from glm4v_core.cli.ask import stream_answer
 
     stream_answer(partial(_load, model, engine, option), image, question, thinking=thinking, max_tokens=max_tokens)
@@ -154,7 +154,7 @@ def index(
     concurrency: Concurrency = PAGES_IN_FLIGHT,
     as_json: Json = False,
 ) -> None:
-    """Read scans into a page store, for `glm4v query`: new and changed pages only; files that went away are forgotten.
+    """Read scans into a page store for `glm4v query`: only new and changed pages; files that are gone are removed.
 
     Exits with 0 when all pages are in the store, 1 when some failed, 2 when nothing usable came out.
     """
@@ -175,10 +175,10 @@ def query(
     store: Store = STORE,
     find: Annotated[
         str | None,
-        typer.Option(help="Words that lead to the pages, if not those of the question: a name, for example."),
+        typer.Option(help="Search words, if they differ from the question: a name, for example."),
     ] = None,
     pages: Annotated[int, typer.Option(min=1, help="How many pages to find and ask.")] = PAGES_FOUND,
-    route: Annotated[Route, typer.Option(help="What of a page the model is shown: image, text or both.")] = "both",
+    route: Annotated[Route, typer.Option(help="What the model is shown of a page: image, text or both.")] = "both",
     picture: Annotated[Path | None, typer.Option(help="File for the picture of the cited page, as PNG.")] = None,
     model: Model = None,
     engine: Engine = None,
@@ -189,7 +189,7 @@ def query(
 ) -> None:
     """Answer a question from the pages of a store, with source and page.
 
-    Exits with 0 when a page answers, 1 when none does.
+    Exits with 0 when a page has an answer, 1 when none does.
     """
     from glm4v_core.cli.query import answer_question
 
@@ -212,7 +212,7 @@ def query(
 
 @app.command()
 def doctor(as_json: Json = False) -> None:
-    """Say what is installed, and which engines and models would run on this machine."""
+    """Show what is installed, and which engines and models would run on this machine."""
     from glm4v_core.cli.doctor import print_findings
     from glm4v_core.engines.doctor import examine
 

@@ -18,7 +18,7 @@ from glm4v_core.types import Completion, Message, Request, Sampling
 def stream_answer(
     load: Callable[[], Glm4v], path: Path, question: str, *, thinking: bool | None, max_tokens: int | None
 ) -> None:
-    """Write the answer to standard output, everything else to standard error; a bad picture never waits for a model."""
+    """Write the answer to standard output and the rest to standard error; the image is opened before the model."""
     notes = Console(stderr=True, highlight=False)
     page = _first_page(path)
     if page.count > 1:

@@ -10,7 +10,7 @@ from glm4v_core.engines.doctor import READY, Findings
 
 
 def print_findings(findings: Findings) -> None:
-    """Print what is installed, what is ready, and what fits."""
+    """Print what is installed, which engines are ready, and which models fit."""
     console = Console()
     console.print(f"Python {findings.python} on {findings.system}")
     for device in findings.devices:

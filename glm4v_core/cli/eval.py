@@ -12,7 +12,7 @@ from rich.console import Console
 from glm4v_core.cli.plan import split
 from glm4v_core.cli.terminal import progress_bar
 from glm4v_core.errors import ConfigError
-from glm4v_core.evaluation.probes import TASKS, Task
+from glm4v_core.evaluation.probes import TASKS, ScoredTask
 from glm4v_core.evaluation.report import (
     ANSWERS,
     EVALUATION,
@@ -27,11 +27,11 @@ from glm4v_core.evaluation.truth import load_truths
 from glm4v_core.model import Glm4v
 
 
-def tasks_from(names: Sequence[str] | None) -> tuple[Task, ...]:
-    """Read task names; none at all means every task.
+def tasks_from(names: Sequence[str] | None) -> tuple[ScoredTask, ...]:
+    """Read task names; no names mean every task.
 
     Raises:
-        ConfigError: a task that nobody knows.
+        ConfigError: an unknown task.
     """
     chosen = split(names)
     unknown = [name for name in chosen if name not in TASKS]
@@ -43,7 +43,7 @@ def tasks_from(names: Sequence[str] | None) -> tuple[Task, ...]:
 def run_evaluation(
     load: Callable[[], Glm4v], folder: Path, options: EvaluationOptions, out: Path | None, *, overwrite: bool
 ) -> None:
-    """Evaluate with a progress bar; the files are written when `out` is given."""
+    """Evaluate with a progress bar; files are written only if `out` is given."""
     truths = load_truths(folder)
     with ExitStack() as stack:
         answers = (

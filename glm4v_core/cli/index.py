@@ -31,11 +31,11 @@ def index_pages(
     *,
     as_json: bool,
 ) -> int:
-    """Bring the store up to date and return the exit status; paths and the store are checked before loading."""
+    """Bring the store up to date and return the exit status; paths and store are checked before the model is loaded."""
     if not any(FileStamp.of(path).modified for path in paths):
         raise ImageNotFoundError(f"There is no file or folder {', '.join(map(str, paths[:5]))}.")
     files = len(find_files(paths).files)
-    if not files and not store_path.is_file():  # in one that is there, pages may have to be forgotten
+    if not files and not store_path.is_file():  # pages of an existing store may have to be removed
         raise InputError("There is no picture and no PDF in these folders.", hint="Name files or their folder.")
     with PageStore(store_path) as store:
         with load() as model:
@@ -69,7 +69,7 @@ def _ingest(
         def on_page(page: IngestedPage) -> None:
             nonlocal done, expected
             done += 1
-            if page.page.number > 1:  # only now is it known that the file has so many
+            if page.page.number > 1:  # the file's page count is known only now
                 expected += 1
             progress.update(bar, completed=done, total=max(done, expected))
 

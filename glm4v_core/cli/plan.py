@@ -28,12 +28,12 @@ AUDIT: Mapping[str, Any] = {
     "required": ["compliant", "problems", "visible_text"],
     "additionalProperties": False,
 }
-"""What the preset product-audit answers."""
+"""The schema of the answers to the preset product-audit."""
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """What to find out about each page, as it was said on the command line."""
+class RunPlan:
+    """What to find out about each page, as given on the command line."""
 
     task: Task | None = None
     preset: Preset | None = None
@@ -99,7 +99,7 @@ class Plan:
             raise ConfigError(problem, hint="See `glm4v run --help`.")
 
     def _problems(self) -> Iterator[str]:
-        """Say which options contradict each other, or what is missing."""
+        """Yield a message for each contradiction between options, and for each one that is missing."""
         if self.preset and (self.task or self.prompt):
             yield "--preset is a task with a prompt: it cannot go with --task or --prompt."
         if self.task == "classify" and not self.labels:
@@ -120,7 +120,7 @@ class Plan:
 
 
 def split(values: Iterable[str] | None) -> tuple[str, ...]:
-    """Split at commas, Chinese ones too."""
+    """Split at commas, including Chinese ones."""
     pieces = [piece.strip() for value in values or () for piece in re.split("[,，、]", value)]
     return tuple(piece for piece in pieces if piece)
 
@@ -128,10 +128,10 @@ def split(values: Iterable[str] | None) -> tuple[str, ...]:
 def page_options(
     frames: str, *, dpi: float, max_pages: int, password: str | None, max_image_tokens: int | None
 ) -> PageOptions:
-    """Gather what decides how files are read.
+    """Gather the options for reading files.
 
     Raises:
-        ConfigError: a value that `load_pages` does not take.
+        ConfigError: a value that `load_pages` does not accept.
     """
     chosen: Any = int(frames) if frames.isdecimal() else frames
     options = PageOptions(

@@ -35,22 +35,22 @@ def answer_question(
     as_json: bool,
     page_options: PageOptions,
 ) -> int:
-    """Print the answer and its source; the model is loaded only when there is a page to ask.
+    """Print the answer and its source; the model is loaded only if there is a page to ask about.
 
     Args:
         question: of the user.
         store_path: made by `glm4v index`.
         load: loads the model.
-        find: words that lead to the pages, if they are not those of the question.
-        k: pages to find.
-        route: what of a page is shown to the model.
+        find: search words, if they differ from the question.
+        k: how many pages to find.
+        route: what the model is shown of a page.
         language: of the prompts.
-        picture: file for the picture of the cited page.
+        picture: file for the image of the cited page.
         as_json: print one JSON object.
-        page_options: to open pages with, over those of the index.
+        page_options: for opening pages; they override those of the index.
 
     Returns:
-        The exit status: 1 when no page answers.
+        The exit status: 1 if no page has an answer.
     """
     if not question.strip():
         raise ConfigError("The question is empty.")

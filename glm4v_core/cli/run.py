@@ -15,7 +15,7 @@ from glm4v_core.bulk.outputs import Totals
 from glm4v_core.bulk.report import REPORT
 from glm4v_core.bulk.rows import Row, read_rows
 from glm4v_core.bulk.runner import BulkJob, FinishedPage, run
-from glm4v_core.cli.plan import Plan
+from glm4v_core.cli.plan import RunPlan
 from glm4v_core.cli.terminal import DONE, INTERRUPTED, NOTHING_USABLE, SOME_FAILED, printable, progress_bar
 from glm4v_core.errors import Glm4vError
 from glm4v_core.media.files import Found
@@ -30,7 +30,7 @@ STOPPED = "Stopped early; the rows so far are complete. The same command with --
 def run_pages(
     paths: Sequence[Path],
     out: Path,
-    plan: Plan,
+    plan: RunPlan,
     options: PageOptions,
     load: Callable[[], Glm4v],
     *,
@@ -43,12 +43,12 @@ def run_pages(
     Args:
         paths: files and folders.
         out: folder for the results.
-        plan: as the command line said it.
+        plan: as given on the command line.
         options: how files are read.
-        load: loads the model, once everything else is checked.
-        concurrency: pages in work at once.
+        load: loads the model, after everything else has been checked.
+        concurrency: pages in progress at the same time.
         overwrite: replace earlier results.
-        resume: go on with earlier results; begin if there are none.
+        resume: continue earlier results; start if there are none.
     """
     job = BulkJob(paths, out, plan.workflow(), options, plan.language, concurrency, overwrite, resume)
     screen, interrupted = _Screen(), False
@@ -100,7 +100,7 @@ class _Screen:
         self.totals = totals
 
     def print_results(self, columns: Sequence[Column], out: Path) -> None:
-        """Print the table, when it is not too long, and the totals."""
+        """Print the table, unless it is too long, and the totals."""
         console, totals = Console(), self.totals
         if totals.pages <= ROWS_SHOWN:
             console.print(_table(read_rows(out), columns))
@@ -121,7 +121,7 @@ def _status(totals: Totals) -> int:
 
 
 def _table(rows: Iterable[Row], columns: Sequence[Column]) -> Table:
-    # The long text is in the files; the table shows what fits beside it.
+    # The long text is in the files; the table shows the rest.
     shown = [column for column in columns if column != "text" or len(columns) == 1]
     table = Table("page", *shown)
     for row in rows:
@@ -132,7 +132,7 @@ def _table(rows: Iterable[Row], columns: Sequence[Column]) -> Table:
 
 
 def _cells(row: Row, shown: Sequence[Column]) -> list[Text]:
-    """Write the values, and an error in the place of the first that is missing."""
+    """Return the cells of a row; an error takes the place of the first missing value."""
     cells = [_cell(row[column]) for column in shown]
     if error := row["error"]:
         place = next((place for place, column in enumerate(shown) if row[column] is None), 0)

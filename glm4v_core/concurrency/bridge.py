@@ -59,21 +59,21 @@ async def iterate_async(source: AsyncGenerator[T, None]) -> AsyncGenerator[T, No
     Closing the result cancels the generator and waits until it is closed.
     """
     here = asyncio.get_running_loop()
-    items: asyncio.Queue[T | _End] = asyncio.Queue()
+    items: asyncio.Queue[T | _StreamEnd] = asyncio.Queue()
 
-    def deliver(item: T | _End) -> None:
+    def deliver(item: T | _StreamEnd) -> None:
         if not here.is_closed():
             here.call_soon_threadsafe(items.put_nowait, item)
 
     pump = _Pump(engine_loop(), source, deliver)
-    item: T | _End | None = None
+    item: T | _StreamEnd | None = None
     try:
-        while not isinstance(item := await items.get(), _End):
+        while not isinstance(item := await items.get(), _StreamEnd):
             yield item
         item.check()
     finally:
         pump.cancel()
-        while not isinstance(item, _End):
+        while not isinstance(item, _StreamEnd):
             item = await items.get()
 
 
@@ -84,30 +84,30 @@ def iterate_on(loop: asyncio.AbstractEventLoop, source: AsyncGenerator[T, None])
         loop: runs in another thread.
         source: is iterated in one task of that loop.
     """
-    items: queue.SimpleQueue[T | _End] = queue.SimpleQueue()
+    items: queue.SimpleQueue[T | _StreamEnd] = queue.SimpleQueue()
     pump = _Pump(loop, source, items.put)
-    item: T | _End | None = None
+    item: T | _StreamEnd | None = None
     try:
-        while not isinstance(item := items.get(), _End):
+        while not isinstance(item := items.get(), _StreamEnd):
             yield item
         item.check()
     finally:
         pump.cancel()
         # Wait for the generator to close. Not on one of these loops, where the garbage collector may close an abandoned
         # stream: the loop would wait for itself.
-        while not isinstance(item, _End) and not (on_engine_loop() or runs_here(loop)):
+        while not isinstance(item, _StreamEnd) and not (on_engine_loop() or runs_here(loop)):
             item = items.get()
 
 
 @dataclass(frozen=True, slots=True)
-class _End:
+class _StreamEnd:
     """The last item that a pump delivers: how its generator ended."""
 
     cancelled: bool
     error: BaseException | None
 
     @classmethod
-    def of(cls, task: asyncio.Task[None]) -> _End:
+    def of(cls, task: asyncio.Task[None]) -> _StreamEnd:
         """Read the outcome of a finished task."""
         return cls(True, None) if task.cancelled() else cls(False, task.exception())
 
@@ -120,7 +120,7 @@ class _End:
 
 
 class _Pump(Generic[T]):
-    """Runs a generator in one task of a loop and delivers its items, then an `_End`.
+    """Runs a generator in one task of a loop and delivers its items, then an `_StreamEnd`.
 
     A single task runs the whole generator, because timeouts and context variables inside it are bound to their task.
 
@@ -131,7 +131,10 @@ class _Pump(Generic[T]):
     """
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, source: AsyncGenerator[T, None], deliver: Callable[[T | _End], None]
+        self,
+        loop: asyncio.AbstractEventLoop,
+        source: AsyncGenerator[T, None],
+        deliver: Callable[[T | _StreamEnd], None],
     ) -> None:
         self._loop = loop
         self._source = source
@@ -146,7 +149,7 @@ class _Pump(Generic[T]):
 
     def _start(self) -> None:
         self._task = self._loop.create_task(self._pump())
-        self._task.add_done_callback(lambda task: self._deliver(_End.of(task)))
+        self._task.add_done_callback(lambda task: self._deliver(_StreamEnd.of(task)))
 
     def _cancel(self) -> None:
         self._task.cancel()

@@ -89,8 +89,8 @@ class _Line(Generic[S, R]):
         while True:
             await self._kept.acquire()
             await self._fetched.acquire()
-            item = await asyncio.to_thread(next, self._items, _END)
-            if isinstance(item, _End):
+            item = await asyncio.to_thread(next, self._items, _EXHAUSTED)
+            if isinstance(item, _Exhausted):
                 return
             self._begin(item)
 
@@ -110,8 +110,8 @@ class _Line(Generic[S, R]):
         self._kept.release()
 
 
-class _End:
+class _Exhausted:
     """Type of the end marker; a class, because any other value could be an item."""
 
 
-_END = _End()
+_EXHAUSTED = _Exhausted()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from glm4v_core.engines import Engine
-from glm4v_core.engines.sharing import Plan
+from glm4v_core.engines.sharing import EnginePlan
 from glm4v_core.errors import MissingDependencyError, UnknownOptionError
 from glm4v_core.tiny import checkpoint_path
 
@@ -23,7 +23,7 @@ _TRANSFORMERS_NEEDS = ("torch", "transformers", "llguidance")
 _log = logging.getLogger(__name__)
 
 
-def plan_engine(model: str | os.PathLike[str] | None, engine: str | None, options: Mapping[str, Any]) -> Plan:
+def plan_engine(model: str | os.PathLike[str] | None, engine: str | None, options: Mapping[str, Any]) -> EnginePlan:
     """Decide what to load, without loading it.
 
     Args:
@@ -67,7 +67,7 @@ def choose_engine() -> tuple[str, str]:
     return ("transformers", found) if found else ("vllm", "vLLM is installed and a supported GPU is available")
 
 
-def _plan_vllm(model: str, options: Mapping[str, Any]) -> Plan:
+def _plan_vllm(model: str, options: Mapping[str, Any]) -> EnginePlan:
     from glm4v_core.engines.vllm.options import VllmOptions
     from glm4v_core.engines.vllm.support import VLLM_RUN, check_vllm, was_run
 
@@ -82,10 +82,10 @@ def _plan_vllm(model: str, options: Mapping[str, Any]) -> Plan:
 
         return VllmEngine.load(source, settings)
 
-    return Plan(("vllm", source, settings), load)
+    return EnginePlan(("vllm", source, settings), load)
 
 
-def _plan_transformers(model: str, options: Mapping[str, Any]) -> Plan:
+def _plan_transformers(model: str, options: Mapping[str, Any]) -> EnginePlan:
     from glm4v_core.engines.transformers.options import TransformersOptions
 
     settings = TransformersOptions(**options)
@@ -101,10 +101,10 @@ def _plan_transformers(model: str, options: Mapping[str, Any]) -> Plan:
 
         return TransformersEngine.load(source, settings)
 
-    return Plan(("transformers", source, settings), load)
+    return EnginePlan(("transformers", source, settings), load)
 
 
-def _plan_server(model: str | None, options: Mapping[str, Any]) -> Plan:
+def _plan_server(model: str | None, options: Mapping[str, Any]) -> EnginePlan:
     from glm4v_core.engines.server.options import ServerOptions
 
     missing = [name for name in ("openai", "llguidance") if importlib.util.find_spec(name) is None]
@@ -119,10 +119,10 @@ def _plan_server(model: str | None, options: Mapping[str, Any]) -> Plan:
 
         return ServerEngine.load(model, settings)
 
-    return Plan(("server", model, settings), load)
+    return EnginePlan(("server", model, settings), load)
 
 
-def _plan_scripted(model: str, options: Mapping[str, Any]) -> Plan:
+def _plan_scripted(model: str, options: Mapping[str, Any]) -> EnginePlan:
     from glm4v_core.engines.scripted import ScriptedEngine
 
     unknown = sorted(set(options) - ScriptedEngine.OPTIONS)
@@ -131,7 +131,7 @@ def _plan_scripted(model: str, options: Mapping[str, Any]) -> Plan:
             f"The scripted engine has no option {', '.join(unknown)}.",
             hint=f"It has: {', '.join(sorted(ScriptedEngine.OPTIONS))}.",
         )
-    return Plan(("scripted", model, _canonical(options)), lambda: ScriptedEngine(**options, model=model))
+    return EnginePlan(("scripted", model, _canonical(options)), lambda: ScriptedEngine(**options, model=model))
 
 
 def _source(model: str) -> str:

@@ -18,9 +18,9 @@ from glm4v_core.media.image import Image
 from glm4v_core.types import FinishReason, Part, Piece, Request, Text, Timings, ToolResult, Usage
 
 Chunk = str | Piece | Exception
-Answer = str | Exception | Sequence[Chunk]
+ScriptedAnswer = str | Exception | Sequence[Chunk]
 """The reply to one request: text, an error, or a sequence of text chunks, errors and whole pieces."""
-Reply = Callable[[Request], Answer]
+Reply = Callable[[Request], ScriptedAnswer]
 
 _TOKEN = re.compile(r"\s*(?:<[^<>\s]+>|\w+|[^\w\s])|\s+")
 
@@ -44,7 +44,7 @@ class ScriptedEngine:
 
     def __init__(
         self,
-        answers: Sequence[Answer | Reply] | Reply = (),
+        answers: Sequence[ScriptedAnswer | Reply] | Reply = (),
         *,
         family: Family | str = "GLM-4.6V-Flash",
         context: int | None = None,
@@ -108,7 +108,7 @@ class ScriptedEngine:
         if self.closed:
             raise EngineClosedError("The scripted engine was closed.")
 
-    def _next_answer(self, request: Request) -> Answer:
+    def _next_answer(self, request: Request) -> ScriptedAnswer:
         if self._always is not None:
             return self._always(request)
         if not self._answers:
@@ -118,7 +118,7 @@ class ScriptedEngine:
         answer = self._answers.popleft()
         return answer(request) if callable(answer) else answer
 
-    async def _play(self, request: Request, answer: Answer) -> AsyncGenerator[Piece, None]:
+    async def _play(self, request: Request, answer: ScriptedAnswer) -> AsyncGenerator[Piece, None]:
         started, first, made = time.monotonic(), None, 0
         count = await self.count_tokens(request)
         limit = new_tokens(request, self._info, count.prompt)
@@ -140,7 +140,7 @@ class ScriptedEngine:
         yield Piece(stops.flush(), 0, (), finish, Usage(count.prompt, count.image, made), timings)
 
 
-def _pieces(answer: Answer) -> Iterator[Piece]:
+def _pieces(answer: ScriptedAnswer) -> Iterator[Piece]:
     chunks = _tokens(answer) if isinstance(answer, str) else [answer] if isinstance(answer, Exception) else answer
     for chunk in chunks:
         if isinstance(chunk, Exception):

@@ -23,7 +23,7 @@ Model = TypeVar("Model")
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class EnginePlan:
     """What to load. Plans with equal keys share one engine.
 
     Attributes:
@@ -75,7 +75,7 @@ def find(configuration: Configuration) -> Any:
     return None
 
 
-async def find_or_load(configuration: Configuration, plan: Plan, wrap: Callable[[Engine], Model]) -> Model:
+async def find_or_load(configuration: Configuration, plan: EnginePlan, wrap: Callable[[Engine], Model]) -> Model:
     """Return the shared model, loading the engine if necessary. Must run on the engine loop.
 
     Args:
@@ -102,7 +102,7 @@ async def close(configuration: Configuration) -> None:
             await shared.lease.close()
 
 
-async def load_engine(plan: Plan) -> Lease:
+async def load_engine(plan: EnginePlan) -> Lease:
     """Load the planned engine, or share it if it is already loaded or being loaded. Must run on the engine loop.
 
     Returns:

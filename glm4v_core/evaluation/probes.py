@@ -24,8 +24,8 @@ from glm4v_core.tasks import ask, classify, extract, ocr, summarize
 from glm4v_core.tasks.prompts import Language
 from glm4v_core.types import Completion, Message, Request
 
-Task = Literal["text", "summary", "label", "fields", "questions", "tools"]
-TASKS: tuple[Task, ...] = ("text", "summary", "label", "fields", "questions", "tools")
+ScoredTask = Literal["text", "summary", "label", "fields", "questions", "tools"]
+TASKS: tuple[ScoredTask, ...] = ("text", "summary", "label", "fields", "questions", "tools")
 LOWER_IS_BETTER = frozenset({"cer", "wer", "failed", "repetition", "length"})
 
 
@@ -42,7 +42,7 @@ class Probe:
         question: as readable text; empty if the task is the same for all pages.
     """
 
-    task: Task
+    task: ScoredTask
     request: Callable[[Image], Request]
     truth: str
     read: Callable[[Completion], Any]
@@ -63,7 +63,7 @@ class Prober:
 
     labels: Sequence[str]
     language: Language = "en"
-    tasks: Sequence[Task] = TASKS
+    tasks: Sequence[ScoredTask] = TASKS
     family: Family | None = None
 
     def probes(self, truth: Truth) -> Iterator[Probe]:

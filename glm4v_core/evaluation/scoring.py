@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from glm4v_core.concurrency.ordered import PAGES_IN_FLIGHT, in_order
 from glm4v_core.errors import Failure, Glm4vError, InputError
 from glm4v_core.evaluation.metrics import Pair, Score, Tally, confusion, score_all, score_labels
-from glm4v_core.evaluation.probes import LOWER_IS_BETTER, TASKS, Probe, Prober, Task, shown
+from glm4v_core.evaluation.probes import LOWER_IS_BETTER, TASKS, Probe, Prober, ScoredTask, shown
 from glm4v_core.evaluation.truth import Truth, Truths
 from glm4v_core.media.image import Image
 from glm4v_core.tasks.prompts import Language
@@ -40,7 +40,7 @@ class EvaluationOptions:
     """
 
     language: Language = "en"
-    tasks: Sequence[Task] = TASKS
+    tasks: Sequence[ScoredTask] = TASKS
     labels: Sequence[str] = ()
     limit: int | None = None
     concurrency: int = PAGES_IN_FLIGHT
@@ -61,7 +61,7 @@ class ScoredAnswer:
         scores: by measure.
     """
 
-    task: Task
+    task: ScoredTask
     question: str
     truth: str
     answer: str | None

@@ -1,6 +1,6 @@
-"""Many pages -> their texts: in flight together, in order, with one policy for those that fail.
+"""Many pages -> their texts: several at the same time, in order, with one policy for failures.
 
-What the document loaders of both hosts are made of; each adds only the shape of its documents.
+The document loaders of both hosts are built on this; each adds only the shape of its documents.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from glm4v_core.types import Completion
 O = TypeVar("O")  # noqa: E741  # the origin
 
 OnError = Literal["raise", "skip", "record"]
-"""What becomes of a page that fails: it ends the run, is left out with a warning, or is kept with its error."""
+"""What to do about a page that fails: end the run, leave the page out with a warning, or keep it with its error."""
 Facts = Mapping[str, Any]
+"""Metadata of a document."""
 
 _log = logging.getLogger(__name__)
 
@@ -39,12 +40,12 @@ class UnreadPage:
 
 @dataclass(frozen=True, slots=True)
 class PageText(Generic[O]):
-    """What was read on a page.
+    """The text of a page.
 
     Attributes:
         origin: caller-supplied value that identifies where the page came from.
-        text: empty where reading failed and the policy is "record".
-        facts: about the picture and the answer, or about the error; see `read_texts`.
+        text: empty if reading failed and the policy is "record".
+        facts: about the image and the answer, or about the error; see `read_texts`.
     """
 
     origin: O
@@ -54,11 +55,11 @@ class PageText(Generic[O]):
 
 
 def open_pages(source: ImageSource, name: str, options: PageOptions) -> Iterator[Page | UnreadPage]:
-    """Open the pages of a document one after the other; a failure is an item like others.
+    """Open the pages of a document one after the other, and yield a failure instead of raising it.
 
     Args:
-        source: as for `load_pages`.
-        name: used as the source of the pages.
+        source: see `load_pages`.
+        name: of the source, for the pages' metadata.
         options: of `load_pages`.
     """
     try:
@@ -78,16 +79,16 @@ async def read_texts(
     errors: OnError,
     concurrency: int,
 ) -> AsyncGenerator[PageText[O], None]:
-    """Read pages, drawn as there is room and never held all at once; closing aborts what runs.
+    """Read pages, opened as slots become free and never all in memory; closing aborts what is running.
 
-    The facts of a page are `sha256` (over the pixels), `format`, `width`, `height`, `notes` where opening it changed
-    something, and what `read` adds; those of a recorded failure `error_code`, `error_message` and `error_hint`.
+    The facts of a page are `sha256` (of the pixels), `format`, `width`, `height`, `notes` if opening it changed
+    something, and what `read` adds. Those of a recorded failure are `error_code`, `error_message` and `error_hint`.
 
     Args:
         pages: each with its origin.
-        read: gives a page's text and further facts.
-        errors: what becomes of a page that fails. What all pages would meet raises in any case.
-        concurrency: pages in work together.
+        read: returns a page's text and further facts.
+        errors: what to do about a page that fails. An error that would hit every page is always raised.
+        concurrency: pages in progress at the same time.
     """
 
     async def work(item: tuple[O, Page | UnreadPage]) -> PageText[O] | None:
@@ -109,7 +110,7 @@ async def read_texts(
 
 
 def answer_facts(completion: Completion) -> dict[str, Any]:
-    """Say how a text came about; a `finish_reason` other than "stop" says that it is incomplete."""
+    """Return `model` and `finish_reason`; a finish reason other than "stop" means that the text is incomplete."""
     return {"model": completion.model, "finish_reason": completion.finish}
 
 

@@ -1,4 +1,4 @@
-"""`ModelSettings`: what both adapters let their users set, as pydantic fields for an adapter's class to inherit."""
+"""What both adapters let their users set, as pydantic fields for an adapter's class to inherit."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from glm4v_core.model import Glm4v
 from glm4v_core.types import Constraint, Message, Request, Sampling, Tool, ToolChoice
 
 _SERVER_OPTIONS = {"api_key": "api_key", "max_retries": "retries"}
-"""Settings that hosts name as OpenAI's client does, and the server engine's options that they become."""
+"""Settings named as in OpenAI's client, and the options of the server engine that they set."""
 
 
 class CallSettings(BaseModel):
-    """What the constructor and a call may both set about an answer. None leaves it to the model's family.
+    """Settings of an answer, for the constructor and for each call. None leaves one to the model's family.
 
-    A host's subclass adds the settings that the host names in its own way.
+    An adapter's subclass adds those that its host has names of its own for.
     """
 
     model_config = ConfigDict(extra="forbid", populate_by_name=True, arbitrary_types_allowed=True)
@@ -35,16 +35,16 @@ class CallSettings(BaseModel):
     top_k: int | None = None
     repetition_penalty: float | None = None
     max_tokens: int | None = None
-    """Upper bound on new tokens, the thought included."""
+    """Upper bound on new tokens, reasoning included."""
     stop: list[str] | str | None = Field(default=None, alias="stop_sequences")
     """Strings that end the answer and are not part of it."""
     seed: int | None = None
     logprobs: bool = False
-    """Give the log probability of each token."""
+    """Return the log probability of each token."""
     top_logprobs: int | None = None
     """How many alternatives per token; needs `logprobs`."""
     constraint: Constraint | None = None
-    """Binds the answer, never the thought, to a JSON schema, choices or a regex."""
+    """Holds the answer, never the reasoning, to a JSON schema, choices or a regex."""
     timeout: float | None = None
     """Seconds for a whole answer."""
 
@@ -56,12 +56,12 @@ class CallSettings(BaseModel):
 
     @classmethod
     def merged(cls, constructor: Self, options: Mapping[str, Any], others: Collection[str] = ()) -> Self:
-        """Set a call's options over the constructor's, checked by the same rules.
+        """Return the constructor's settings with a call's options merged in, checked by the same rules.
 
         Args:
-            constructor: the model object; returned as it is when the call sets nothing.
+            constructor: the model object; returned unchanged if the call sets nothing.
             options: of one call.
-            others: options that only calls have; known, but not set here.
+            others: known options that only calls have; they are not merged.
 
         Raises:
             UnknownOptionError: an option that is neither a field of this class nor among `others`.
@@ -105,9 +105,13 @@ class CallSettings(BaseModel):
         """Build the core's request from a converted call.
 
         Args:
-            messages: what is asked, as are the tools and how they may be called; `parallel_tool_calls=None` is True.
-            thinking: with `thinking_budget`, the settings that each host has names of its own for.
-            constraint: wins over the setting of that name.
+            messages: of the conversation.
+            thinking: as `Request` has it, like the four below; `parallel_tool_calls=None` means True.
+            thinking_budget: most tokens of reasoning.
+            tools: that may be called.
+            tool_choice: which of them.
+            parallel_tool_calls: whether one answer may hold several calls.
+            constraint: takes precedence over the setting of that name.
         """
         return Request(
             messages,
@@ -123,9 +127,9 @@ class CallSettings(BaseModel):
 
 
 def call_settings(request: Request) -> dict[str, Any]:
-    """Write what a request sets as options of a call; what it leaves open is the model object's to say.
+    """Return what a request sets as the options of a call; what it leaves open is left to the model object.
 
-    Thinking is not among them: each host has a name of its own for it.
+    `thinking` is not included, since each host has its own name for it.
     """
     options = asdict(request.sampling) | {"constraint": request.constraint, "timeout": request.timeout}
     if (alternatives := options.pop("logprobs")) is not None:
@@ -143,9 +147,9 @@ def _default_model(engine: str | None) -> str:
 
 
 class ModelSettings(CallSettings):
-    """Which model to use and how it draws its answers. None leaves a setting to the model's family.
+    """Which model to use and how it answers. None leaves a setting to the model's family.
 
-    Making one costs nothing; the first call loads the model, and all objects with the same model, engine and engine
+    Creating one loads nothing; the first call loads the model, and all objects with the same model, engine and engine
     options share it.
     """
 
@@ -157,8 +161,8 @@ class ModelSettings(CallSettings):
     engine: str = Field(default_factory=lambda: os.environ.get(ENGINE_VARIABLE) or "auto")
     """auto, transformers, vllm, server or scripted."""
     model: str = Field(default_factory=lambda data: _default_model(data.get("engine")), alias="model_name")
-    """Checkpoint folder, hub id, the bundled "tiny", or the name by which a server offers its model; empty is the only
-    model that it offers."""
+    """Checkpoint folder, hub id, the bundled "tiny", or the name under which a server serves its model; an empty name
+    means the only one it serves."""
     engine_options: dict[str, Any] = Field(default_factory=dict)
     """The engine's own settings, such as `device` and `slots`, or `base_url`. Secrets among them are never shown."""
     api_key: SecretStr | None = None
@@ -166,7 +170,7 @@ class ModelSettings(CallSettings):
     max_retries: int | None = Field(default=None, ge=0)
     """Attempts after the first, for `engine="server"` only; None is 2."""
     glm4v: Glm4v | None = Field(default=None, exclude=True, repr=False)
-    """A model that is loaded already; its owner closes it."""
+    """A model that is already loaded; its owner closes it."""
 
     max_image_tokens: int | None = None
     """Most visual tokens per image; larger images are scaled down."""
@@ -216,11 +220,11 @@ class ModelSettings(CallSettings):
         """Return the model for a call; the first call loads it.
 
         Args:
-            model: another one for the same engine and options.
+            model: instead of the one set, with the same engine and options.
 
         Raises:
             ConfigError: this object was pickled in another process.
-            UnsupportedError: another one than the loaded model that was passed in.
+            UnsupportedError: `model` differs from the loaded model that was passed in.
         """
         if self._elsewhere:
             raise ConfigError(
@@ -239,7 +243,7 @@ class ModelSettings(CallSettings):
         return self.glm4v
 
     def close(self) -> None:
-        """Free the model that this and equal objects share; a later call loads it again."""
+        """Free the model that this object shares with equal ones; a later call loads it again."""
         configuration = self._configuration()
         if self.glm4v is None and sharing.find(configuration) is not None:
             run_sync(sharing.close(configuration))
@@ -250,7 +254,7 @@ class ModelSettings(CallSettings):
         return sharing.Configuration(model or self.model, self.engine, self.engine_options | given)
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
-        """Copy the settings; a loaded model is shared, never copied."""
+        """Copy the settings; a loaded model is shared, not copied."""
         return super().__deepcopy__({} if memo is None else memo | {id(self.glm4v): self.glm4v})
 
     def __getstate__(self) -> dict[Any, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from glm4v_core.errors import ConfigError, UnsupportedError
 
-Row = tuple[Any, ...]
+SqlRow = tuple[Any, ...]
 Write = Callable[..., int]
 """Runs one statement with its values and returns the id of the inserted row."""
 
@@ -71,7 +71,7 @@ class StoreFile:
         with self._lock:
             self._connection.close()
 
-    def rows(self, statement: str, *values: Any) -> list[Row]:
+    def rows(self, statement: str, *values: Any) -> list[SqlRow]:
         """Return the rows that a statement selects. Names of files that are not UTF-8 are bytes."""
         with self._lock, self._errors():
             return self._connection.execute(statement, tuple(map(_bound, values))).fetchall()

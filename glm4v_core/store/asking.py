@@ -1,7 +1,7 @@
-"""Questions over many pages: each page that was found is asked by itself, and the best that knows answers.
+"""Questions over many pages: the model is asked about each retrieved page separately; the best-ranked answer is cited.
 
-So an answer comes from exactly one page, which is its citation, and a page cannot speak about what stands on another.
-What a page says is data: its text is wrapped, no tool is offered while it is read, and its answer is only given back.
+An answer therefore comes from exactly one page, and a page cannot influence what is said about another. The content
+of a page is data: its text is wrapped, no tools are offered while it is read, and the answer is only returned.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from glm4v_core.validation import check_choice
 
 T = TypeVar("T")
 Route = Literal["image", "text", "both"]
-"""What of a page is shown to the model."""
+"""What the model is shown of a page: its image, its text, or both."""
 
 _log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class Evidence:
 
     Attributes:
         image: None where the route is "text".
-        sha256: of the page's pixels; empty where nobody knows it.
+        sha256: of the page's pixels; empty if unknown.
     """
 
     place: Place
@@ -50,7 +50,7 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class PageAnswer:
-    """What one page says to a question; `text` is None where it says nothing."""
+    """What the model answered from one page; `text` is None if the page does not say."""
 
     evidence: Evidence
     text: str | None
@@ -62,9 +62,9 @@ class SourcedAnswer:
     """An answer with its source.
 
     Attributes:
-        text: None when no page knows.
+        text: None if no page has an answer.
         citation: the page that answered, with its picture.
-        asked: every page that was asked, best match first.
+        asked: every page the model was asked about, best match first.
     """
 
     question: str
@@ -101,22 +101,22 @@ async def aquery_pages(
     language: Language = "en",
     **options: Unpack[PageOptions],
 ) -> SourcedAnswer:
-    """Find pages, ask each, and answer with the best that knows.
+    """Find pages, ask about each, and answer from the best-ranked page that has an answer.
 
     Args:
-        store: of the pages.
-        model: that is asked.
-        question: put to each page; without `find`, in the words of the pages, as far as they are known.
-        find: words that lead to the pages, where they are not those of the question: a name, or the language of the
-            pages. Of these the model is told nothing.
-        k: pages to find.
-        route: ask about the picture of a page, its text, or both.
-        language: of what is said around the question.
-        **options: to open pages with, over those of the index; the password of a PDF, for example.
+        store: with the pages.
+        model: to ask.
+        question: put to each page; without `find`, it also finds them, so it should use words from the pages.
+        find: search words, if they differ from the question: a name, or a term in the language of the pages. The
+            model does not see them.
+        k: how many pages to find.
+        route: ask about the image of a page, its text, or both.
+        language: of the words around the question.
+        **options: of `load_page`; they override those the page was indexed with. The password of a PDF, for example.
 
     Raises:
         ConfigError: k or route is out of range.
-        ImageError, PageError: no page that was found can be opened; see `open_each`.
+        ImageError, PageError: none of the pages found can be opened; see `open_each`.
     """
     evidence = await asyncio.to_thread(find_evidence, store, find or question, k=k, route=route, **options)
     return await ask_pages(model, question, evidence, route, language=language, family=model.info.family)
@@ -134,7 +134,7 @@ async def ask_pages(
     """Ask about each page separately, all at once, and answer with the best-ranked page that has an answer.
 
     Args:
-        model: that is asked.
+        model: to ask.
         question: of the user.
         evidence: the pages, best match first.
         route: what the model is shown of a page.
@@ -151,7 +151,7 @@ async def ask_pages(
 def find_evidence(
     store: PageStore, words: str, *, k: int, route: Route, **options: Unpack[PageOptions]
 ) -> list[Evidence]:
-    """Find pages in a store and open their pictures, unless the route is "text"."""
+    """Find pages in a store and open their images, unless the route is "text"."""
     check_choice("route", route, Route)
 
     def open_one(found: FoundPage) -> Evidence:
@@ -163,10 +163,17 @@ def find_evidence(
 
 
 def open_each(open_one: Callable[[T], Evidence], found: Iterable[T]) -> list[tuple[T, Evidence]]:
-    """Open pages that were found. One whose picture is gone is left out with a warning: another may know the answer.
+    """Open retrieved pages; leave out, with a warning, those that cannot be opened, since another may have the answer.
+
+    Args:
+        open_one: opens one of them.
+        found: what was retrieved, best match first.
+
+    Returns:
+        Each with its opened page.
 
     Raises:
-        ImageError, PageError: none of them can be opened; that of the best match.
+        ImageError, PageError: none can be opened; the error is that of the best match.
     """
     opened: list[tuple[T, Evidence]] = []
     errors: list[InputError] = []
@@ -185,17 +192,17 @@ def open_each(open_one: Callable[[T], Evidence], found: Iterable[T]) -> list[tup
 def page_request(
     question: str, evidence: Evidence, route: Route, *, language: Language = "en", family: Family | None = None
 ) -> Request:
-    """Ask one page. Its text is wrapped as data, and there are no tools.
+    """Return the request that puts a question to one page. The text is wrapped as data, and no tools are offered.
 
     Args:
         question: of the user.
         evidence: the page.
-        route: what of it is shown to the model.
-        language: of what is said around the question.
-        family: of the model, for one that has a wording of its own.
+        route: what the model is shown of it.
+        language: of the words around the question.
+        family: of the model, for one that was trained on a wording of its own.
 
     Raises:
-        ConfigError: the route needs a picture that is not there.
+        ConfigError: the route needs an image, but the evidence has none.
     """
     check_choice("route", route, Route)
     wording = family.page_question if family is not None else None
@@ -211,12 +218,12 @@ def page_request(
 
 
 def choose_answer(question: str, evidence: Sequence[Evidence], completions: Sequence[Completion]) -> SourcedAnswer:
-    """Take the answer of the best page that knows one.
+    """Return the answer of the best-ranked page that has one.
 
     Args:
-        question: that was asked.
+        question: as it was asked.
         evidence: the pages, best match first.
-        completions: what each said.
+        completions: the answer from each.
     """
     asked = tuple(
         PageAnswer(page, _said(completion), completion) for page, completion in zip(evidence, completions, strict=True)
@@ -228,7 +235,7 @@ def choose_answer(question: str, evidence: Sequence[Evidence], completions: Sequ
 
 
 def _said(completion: Completion) -> str | None:
-    """Read an answer; None where it is empty or says that the page says nothing."""
+    """Return the text of an answer, or None if it is empty or says that the page does not say."""
     text = completion.text.strip()
     return text if text and text.rstrip(_ENDS).casefold() not in _ABSENT else None
 

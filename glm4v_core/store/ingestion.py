@@ -1,4 +1,4 @@
-"""Folders of scans -> a page store: each page is read once, and again only when it or the way of reading changed."""
+"""Folders of scans -> a page store. A page is read once, and again only if it or the way of reading it changed."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Status = Literal["read", "kept", "failed"]
 
 @dataclass(frozen=True, slots=True)
 class IngestedPage:
-    """What became of a page: it was read, known already, or failed."""
+    """What happened to a page: it was read, was known already, or failed."""
 
     page: PageInfo
     status: Status
@@ -43,14 +43,14 @@ class IngestedPage:
 
 @dataclass(slots=True)
 class Ingestion:
-    """The outcome.
+    """What an ingestion did.
 
     Attributes:
-        read: pages about which the model was asked.
-        kept: pages that were known, by their file or by their pixels.
+        read: pages that the model read.
+        kept: pages known already, by their file or their pixels.
         failed: pages and whole files that could not be read; the store lists them too.
-        forgotten: files that went away.
-        skipped: files in the folders that are neither pictures nor PDF.
+        forgotten: files that no longer exist.
+        skipped: files in the folders that are neither images nor PDF.
     """
 
     read: int = 0
@@ -70,11 +70,11 @@ class IngestOptions(Options):
     """How to ingest.
 
     Attributes:
-        labels: to choose from; without them pages are not classified.
+        labels: to choose from; without any, pages are not classified.
         language: of the prompts.
-        concurrency: pages in work together.
-        keep_pictures: put each page's picture into the store, so that it can be shown when its file is gone. About a
-            megabyte per page; without it pictures are taken from the files.
+        concurrency: pages in progress at the same time.
+        keep_pictures: store each page's image, so that it can be shown after its file is gone; about a megabyte per
+            page. Otherwise images are read from the files.
     """
 
     owner: ClassVar[str] = "IngestOptions"
@@ -110,17 +110,17 @@ async def aingest(
 ) -> Ingestion:
     """Bring the store up to date with files and folders.
 
-    A file whose size and time of change are the same is not opened, a page whose pixels are known is not read again,
-    and pages of files that went away are forgotten, unless their folder cannot be listed. Another model or other
-    prompts read everything again. Every page is written as soon as it is read: after an interruption, the same call
-    goes on. A page that fails is recorded and tried again the next time.
+    A file whose size and modification time are unchanged is not opened, and a page whose pixels are known is not read
+    again. Pages of files that no longer exist are removed, unless their folder cannot be listed. With another model
+    or other prompts everything is read again. Each page is written as soon as it is read, so the same call resumes
+    after an interruption. A page that fails is recorded, and tried again next time.
 
     Args:
         store: to write to.
-        model: that reads.
-        paths: files, and folders with all below them.
-        options: how.
-        on_page: called for each page in order, on the event loop of the caller, which it must not block for long.
+        model: that reads the pages.
+        paths: files, and folders, which are searched recursively.
+        options: how to ingest.
+        on_page: called for each page in order, on the caller's event loop, which it must not block for long.
         **page_options: of `load_pages`, such as `dpi` and `max_pages`.
 
     Raises:
@@ -155,7 +155,7 @@ def _forget_gone(store: PageStore, roots: Sequence[Path], found: Sequence[Path])
 
 
 def _gone(known: Sequence[str], roots: Sequence[Path], found: Sequence[Path]) -> Iterator[str]:
-    """Yield the known files below the roots that are there no more; not those of a folder that cannot be listed."""
+    """Yield known files below the roots that no longer exist; not those of a folder that cannot be listed."""
     there = set(found)
     for source in known:
         above = set(Path(source).parents)
@@ -165,7 +165,7 @@ def _gone(known: Sequence[str], roots: Sequence[Path], found: Sequence[Path]) ->
 
 @dataclass(frozen=True, slots=True)
 class _EndOfFile:
-    """Follows the pages of a file; `kept` counts those of one that was not opened."""
+    """Follows the pages of a file; `kept` is the number of its pages if it was not opened."""
 
     source: str
     stamp: FileStamp
@@ -173,7 +173,7 @@ class _EndOfFile:
 
 
 class _Reader:
-    """Works on the pages of many files, several in flight."""
+    """Reads the pages of many files, several at the same time."""
 
     def __init__(
         self, store: PageStore, model: Glm4v, workflow: Workflow, options: IngestOptions, page_options: PageOptions
@@ -184,7 +184,7 @@ class _Reader:
         self._turns: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def read(self, files: Sequence[Path]) -> AsyncGenerator[IngestedPage]:
-        """Yield what became of each page, in order."""
+        """Yield what happened to each page, in order."""
         done: list[IngestedPage] = []
         async with aclosing(in_order(self._items(files), self._work, self._options.concurrency)) as items:
             async for item in items:
@@ -212,7 +212,7 @@ class _Reader:
             return item
         if isinstance(item, PageFailure):
             return IngestedPage(item.page, "failed", item.error)
-        async with self._turns[item.image.sha256]:  # an equal page may be in work
+        async with self._turns[item.image.sha256]:  # an equal page may be in progress
             return await self._read_page(item)
 
     async def _read_page(self, page: Page) -> IngestedPage:
@@ -235,7 +235,7 @@ class _Reader:
 
 
 def _recipes(model: str, workflow: Workflow, options: PageOptions) -> tuple[str, str]:
-    """Name what decides what is read on a page, and on a file, whose pages depend on more."""
+    """Hash the settings that the text of a page depends on, and those for a file, whose pages depend on more."""
     settings = settings_of(workflow, options)
     tokens = {"max_image_tokens": settings["pages"]["max_image_tokens"]}
     recipes = ({"model": model, "steps": settings["steps"], "pages": pages} for pages in (tokens, settings["pages"]))

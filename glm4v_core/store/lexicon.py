@@ -1,10 +1,10 @@
-"""Text as terms of a lexical index: words of letters and digits, and Chinese as pairs of neighbouring characters.
+"""Text as terms of a lexical index: words of letters and digits, and Chinese as bigrams of characters.
 
-Pages and questions go through the same preparation, so that they meet: full-width forms are narrowed and letters
-lowered, and a number such as `AB-12/345` stands there in its parts and as a whole without its marks.
+Pages and questions are normalised alike, so that they match: full-width forms become narrow and letters lower-case,
+and a number such as `AB-12/345` is indexed in its parts and as a whole without its punctuation.
 
-Papers such as invoices and forms hold few sentences, so words like "who" and "of" are rare on them, and BM25 would take
-a page that has one for what a question is about. Questions are therefore asked without such words.
+Invoices and forms hold few sentences, so words like "who" and "of" are rare on them, and BM25 would rank a page that
+has one too high. Such function words are therefore left out of questions.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ _FUNCTION_WORDS = frozenset(
 
 
 def page_terms(text: str) -> str:
-    """Write the terms of a page with spaces between them."""
+    """Return the terms of a page, separated by spaces."""
     return " ".join(term for piece in _pieces(text) for term in _terms(piece, whole_page=True))
 
 
 def query_terms(text: str) -> tuple[str, ...]:
-    """List the terms to look for, each once; one that ends in `*` is only the beginning of a term."""
+    """Return the distinct terms of a question; one that ends in `*` is a prefix."""
     return tuple(dict.fromkeys(term for piece in _pieces(text) for term in _terms(piece, whole_page=False)))
 
 
 def is_function_word(term: str) -> bool:
-    """Tell whether a term of a question says only how the question is built, in English or Chinese."""
+    """Tell whether a term is a function word of English or Chinese."""
     return term in _FUNCTION_WORDS
 
 
@@ -52,7 +52,7 @@ def _terms(piece: str, *, whole_page: bool) -> Iterator[str]:
     if _IS_HAN.match(piece):
         yield from (piece[place : place + 2] for place in range(len(piece) - 1))
         if whole_page:
-            yield piece[-1]  # so that every character begins a term, for questions of one character
+            yield piece[-1]  # every character then begins a term, for one-character questions
         elif len(piece) == 1:
             yield f"{piece}*"
         return

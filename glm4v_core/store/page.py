@@ -1,4 +1,4 @@
-"""What a page store returns: pages as they were read, with the files and page numbers where they are found."""
+"""What a page store returns: pages as they were read, with the files and page numbers they are at."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class StoredPage:
     """A page as it was read.
 
     Attributes:
-        sha256: over its pixels.
-        places: the files that hold it, sorted; at least one.
+        sha256: of its pixels.
+        places: where it is, sorted by file; at least one.
         warnings: steps whose answer is incomplete, as "step:finish reason".
     """
 
@@ -35,7 +35,7 @@ class StoredPage:
 
 @dataclass(frozen=True, slots=True)
 class FoundPage:
-    """A page that a question led to; a higher score is a better match."""
+    """A page found by a search; a higher score is a better match."""
 
     page: StoredPage
     score: float

@@ -1,7 +1,7 @@
 """Pages by content hash, with text, summary, label and places, and a lexical index over them.
 
-A page is complete or absent: each is written in one transaction, together with its entry in the index. Equal pages
-are kept once, whatever files they are in. Searching works while pages are being added.
+A page is complete or absent: it is written in one transaction together with its index entry. Equal pages are stored
+once, whatever files they are in. Searching works while pages are being added.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ from glm4v_core.media.files import FileStamp
 from glm4v_core.media.image import Image
 from glm4v_core.media.page_options import PageOptions
 from glm4v_core.media.pages import PageInfo, load_page
-from glm4v_core.storage.file import Row, StoreFile, Write
+from glm4v_core.storage.file import SqlRow, StoreFile, Write
 from glm4v_core.store.lexicon import is_function_word, page_terms, query_terms
 from glm4v_core.store.page import FoundPage, Place, StoredPage
 from glm4v_core.tasks.results import DocumentResult, PageFailure
 
 PAGES_FOUND = 3
+"""How many pages a search returns by default."""
 _KEPT_OPTIONS = ("dpi", "frames", "max_pages", "max_image_tokens")
-"""Options that are kept with a file; the caller gives a password and limits again."""
+"""Options stored with a file; the caller passes a password and limits each time."""
 _FORGET_FILE = (
     "delete from places where source = ?",
     "delete from files where source = ?",
@@ -35,17 +36,17 @@ _FORGET_FILE = (
 
 
 class PageStore:
-    """One file of pages. Any thread may use it; several processes may have it open."""
+    """One SQLite file of pages. It may be used by any thread, and open in several processes."""
 
     def __init__(self, path: str | os.PathLike[str], *, create: bool = True) -> None:
         """Open the file.
 
         Args:
-            path: of the file.
-            create: make it where there is none.
+            path: of the file; ":memory:" keeps the pages in memory.
+            create: create the file if it does not exist.
 
         Raises:
-            ConfigError: there is none, or the file is not a page store.
+            ConfigError: the file does not exist and is not to be created, or it is not a page store.
             UnsupportedError: this Python's SQLite has no full-text search.
         """
         self.path = Path(path)
@@ -66,11 +67,11 @@ class PageStore:
         self.close()
 
     def count(self) -> int:
-        """Count the pages."""
+        """Return the number of pages."""
         return int(self._file.rows("select count(*) from pages")[0][0])
 
     def pages(self) -> tuple[StoredPage, ...]:
-        """List all pages in the order in which they came in."""
+        """Return all pages in the order in which they were added."""
         with self._file.reading():
             return tuple(map(self._page, self._file.rows("select * from shown order by id")))
 
@@ -87,7 +88,7 @@ class PageStore:
         return pages[0]
 
     def failures(self) -> tuple[PageFailure, ...]:
-        """List the pages and files that failed when their folder was indexed last."""
+        """Return the pages and files that failed when their folder was last indexed."""
         rows = self._file.rows("select source, number, count, code, message, hint from failures order by 1, 2")
         return tuple(
             PageFailure(PageInfo(os.fsdecode(source), *place), Failure(code, os.fsdecode(message), hint))
@@ -95,7 +96,7 @@ class PageStore:
         )
 
     def search(self, question: str, k: int = PAGES_FOUND) -> tuple[FoundPage, ...]:
-        """Find up to `k` pages by the words of a question, best first, ranked by BM25 over text and summary.
+        """Return up to `k` pages for the words of a question, best first, ranked by BM25 over text and summary.
 
         Raises:
             ConfigError: k is less than one.
@@ -114,14 +115,14 @@ class PageStore:
             return tuple(FoundPage(self._page(row[:-1]), row[-1]) for row in rows)
 
     def image(self, sha256: str, **options: Unpack[PageOptions]) -> Image:
-        """Return the picture of a page: the kept one, or from one of its files as long as that did not change.
+        """Return the image of a page: the stored one, or else from one of its files, if that has not changed.
 
         Args:
             sha256: of a page in the store.
-            **options: of `load_page`, over those with which the page was indexed; the password of a PDF, for example.
+            **options: of `load_page`; they override those the page was indexed with; a password, for example.
 
         Raises:
-            PageError: the page is not in the store, or no file holds it any more.
+            PageError: the page is not in the store, or no longer in any file.
         """
         places = self.get(sha256).places
         for (png,) in self._file.rows("select png from pictures where sha256 = ?", sha256):
@@ -143,7 +144,7 @@ class PageStore:
         )
 
     def count_done(self, source: str, stamp: FileStamp, recipe: str) -> int:
-        """Count the pages of a file, or return 0 unless all were read by this recipe and it is unchanged since."""
+        """Return how many pages a file has; 0 unless all were read by this recipe and the file is unchanged since."""
         rows = self._file.rows(
             "select count(*) from places join files using (source)"
             " where source = ? and bytes = ? and modified = ? and recipe = ?",
@@ -152,7 +153,7 @@ class PageStore:
         return int(rows[0][0])
 
     def begin(self, source: str, options: PageOptions) -> None:
-        """Note how a file is opened, and that not all of its pages are done."""
+        """Record the options a file is opened with, and that its pages are not all done yet."""
         values = {name: value for name, value in options.items() if name in _KEPT_OPTIONS and value is not None}
         with self._file.writing() as write:
             write("insert or replace into files values (?, 0, '', ?, '')", source, json.dumps(values))
@@ -163,8 +164,8 @@ class PageStore:
         Args:
             result: with text and summary.
             source: of the file; the page's number is in the result.
-            recipe: by which it was read.
-            picture: to be kept.
+            recipe: identifies the settings it was read with.
+            picture: to be stored.
         """
         sha256, text, summary = result.page.sha256, result.text or "", result.summary or ""
         png = None if picture is None else picture.png()
@@ -195,9 +196,9 @@ class PageStore:
         Args:
             source: of the file.
             numbers: of its pages.
-            failures: of its other pages, or of the whole.
-            stamp: from before it was opened.
-            recipe: by which its pages were read.
+            failures: of its other pages, or of the whole file.
+            stamp: taken before it was opened.
+            recipe: identifies the settings its pages were read with.
         """
         with self._file.writing() as write:
             numbered = json.dumps(sorted(numbers))
@@ -214,32 +215,32 @@ class PageStore:
             _sweep(write)
 
     def sources(self) -> tuple[str, ...]:
-        """List the files that were indexed, failed ones among them."""
+        """Return the files that were indexed, including those that failed."""
         return tuple(os.fsdecode(source) for (source,) in self._file.rows("select source from files order by source"))
 
     def forget(self, sources: Collection[str]) -> None:
-        """Remove files, and the pages that are in no other file."""
+        """Remove files, and pages that are in no other file."""
         with self._file.writing() as write:
             for source in sources:
                 for statement in _FORGET_FILE:
                     write(statement, source)
             _sweep(write)
 
-    def _page(self, row: Row) -> StoredPage:
+    def _page(self, row: SqlRow) -> StoredPage:
         sha256, text, summary, label, model, warnings, _ = row
         rows = self._file.rows("select source, number, count from places where sha256 = ? order by 1, 2", sha256)
         places = tuple(Place(os.fsdecode(source), *numbers) for source, *numbers in rows)
         return StoredPage(sha256, text, summary, label, model, tuple(json.loads(warnings)), places)
 
     def _options(self, source: str, options: PageOptions) -> PageOptions:
-        """Set the caller's options over those with which a file was indexed."""
+        """Merge the caller's options into those a file was indexed with."""
         rows = self._file.rows("select options from files where source = ?", source)
         kept: PageOptions = json.loads(rows[0][0]) if rows else {}
         return kept | options
 
 
 def _match(terms: Sequence[str]) -> str:
-    """Write what FTS5 looks for: any of the terms, and neighbours once more as a phrase, so that whole names count."""
+    """Return an FTS5 query: any of the terms, and neighbours again as phrases, so that whole names rank higher."""
     telling = [term for term in terms if not is_function_word(term)] or terms
     words = [f'"{term[:-1]}"*' if term.endswith("*") else f'"{term}"' for term in telling]
     pairs = [pair for pair in pairwise(terms) if not all(map(is_function_word, pair))]
@@ -252,7 +253,7 @@ def _place(write: Write, page: PageInfo, source: str) -> None:
 
 
 def _sweep(write: Write) -> None:
-    """Remove the pages that are in no file."""
+    """Remove pages that are in no file."""
     write("delete from terms where rowid in (select id from pages where sha256 not in (select sha256 from places))")
     write("delete from pictures where sha256 not in (select sha256 from places)")
     write("delete from pages where sha256 not in (select sha256 from places)")

@@ -109,7 +109,10 @@ class Workflow:
 def document_workflow(
     labels: Sequence[str] = (), *, language: Language = "en", family: Family | None = None
 ) -> Workflow:
-    """Return a workflow that reads and summarizes each page, and classifies it if there are labels."""
+    """Return a workflow that reads and summarizes each page, and classifies it if there are labels to choose from.
+
+    `langchain_glm4v.document_workflow` makes a runnable of the same steps.
+    """
     steps: dict[Column, Step[Any]] = {"text": ocr(language, family=family), "summary": summarize(language)}
     return Workflow(steps | {"label": classify(labels, language)} if labels else steps)
 

@@ -12,7 +12,7 @@ import pytest
 
 from glm4v_core.defaults import Defaults
 from glm4v_core.engines import EngineInfo, TokenCount
-from glm4v_core.engines.scripted import Answer, Reply, ScriptedEngine
+from glm4v_core.engines.scripted import Reply, ScriptedAnswer, ScriptedEngine
 from glm4v_core.errors import (
     ContextOverflowError,
     EngineClosedError,
@@ -50,7 +50,7 @@ ADD = Tool("add", parameters={"type": "object", "properties": {"n": {"type": "in
 Ask = Callable[[Glm4v, Request], list[Delta]]
 
 
-def scripted(*answers: Answer | Reply, **settings: Any) -> Glm4v:
+def scripted(*answers: ScriptedAnswer | Reply, **settings: Any) -> Glm4v:
     return Glm4v.from_engine(ScriptedEngine(answers, **settings))
 
 

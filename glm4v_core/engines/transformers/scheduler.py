@@ -56,8 +56,8 @@ class Scheduler(Generic[R]):
 
     First come, first served among the requests that are ready: one whose image patches are still being made is passed
     by others near the head of the queue, so that no slot is idle while a ready request waits. If none is ready and none
-    runs, the first is admitted anyway, and prefill waits for its patches. A pass takes as many requests as can be padded
-    without much waste.
+    is running, the first is admitted anyway, and prefill waits for its patches. A pass takes as many requests as can be
+    padded without much waste.
 
     Args:
         slots: maximum number of requests that run at once.

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from glm4v_core.engines.checkpoint.files import CheckpointFiles, read_json
-from glm4v_core.engines.vllm.memory import DEFAULT_BATCH, GIB, Plan, weight_bytes
+from glm4v_core.engines.vllm.memory import DEFAULT_BATCH, GIB, MemoryPlan, weight_bytes
 from glm4v_core.engines.vllm.options import VllmOptions
 
 LEGACY_ARCHITECTURE = "GLM4VForCausalLM"
@@ -61,7 +61,7 @@ def _room_for(adapter: Path) -> int:
     return next((room for room in LORA_RANKS if room >= rank), rank)
 
 
-def plan_of(files: CheckpointFiles, options: VllmOptions, *, dtype: str, image_tokens: int) -> Plan:
+def plan_of(files: CheckpointFiles, options: VllmOptions, *, dtype: str, image_tokens: int) -> MemoryPlan:
     """Return what the memory estimate depends on.
 
     Args:
@@ -72,7 +72,7 @@ def plan_of(files: CheckpointFiles, options: VllmOptions, *, dtype: str, image_t
     """
     text = files.config.get("text_config") or files.config
     width = _WIDTHS[dtype]
-    return Plan(
+    return MemoryPlan(
         weights=weight_bytes(files.folder),
         context=options.max_model_len or int(text.get("max_position_embeddings") or files.family.context),
         image_tokens=image_tokens,

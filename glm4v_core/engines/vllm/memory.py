@@ -74,7 +74,7 @@ def _modern(text: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class MemoryPlan:
     """How a model is to be loaded.
 
     Attributes:
@@ -124,14 +124,14 @@ def weight_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
 
 
-def bytes_per_token(shape: Shape, plan: Plan) -> int:
+def bytes_per_token(shape: Shape, plan: MemoryPlan) -> int:
     """Return the size of one token's keys and values on one device, in bytes."""
     heads = max(1, shape.kv_heads // plan.tensor_parallel)
     layers = -(-shape.layers // plan.pipeline_parallel)
     return 2 * layers * heads * shape.head * plan.kv_width
 
 
-def needs(shape: Shape, plan: Plan) -> Needs:
+def needs(shape: Shape, plan: MemoryPlan) -> Needs:
     """Estimate the memory that one device needs for a request that uses the whole context.
 
     The work space is the larger of two peaks that do not occur together: the feed-forward layer of the vision encoder
@@ -145,7 +145,7 @@ def needs(shape: Shape, plan: Plan) -> Needs:
     return Needs(max(0, weights), work, plan.context * bytes_per_token(shape, plan))
 
 
-def check_fit(shape: Shape, plan: Plan, memory: int, *, share: float | None = None) -> Needs:
+def check_fit(shape: Shape, plan: MemoryPlan, memory: int, *, share: float | None = None) -> Needs:
     """Check the estimate against the memory of one device.
 
     Args:
@@ -169,7 +169,7 @@ def check_fit(shape: Shape, plan: Plan, memory: int, *, share: float | None = No
     raise ModelLoadError(message, hint=_advice(shape, plan, found, room))
 
 
-def _advice(shape: Shape, plan: Plan, found: Needs, room: int) -> str:
+def _advice(shape: Shape, plan: MemoryPlan, found: Needs, room: int) -> str:
     tokens = (room - found.weights - found.work) // bytes_per_token(shape, plan)
     if tokens >= 1024:
         return (

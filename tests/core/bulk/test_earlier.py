@@ -12,9 +12,9 @@ from typing import Any
 import PIL.Image
 import pytest
 
-from glm4v_core.bulk.earlier import KeptPage, gather, page_tasks
+from glm4v_core.bulk.earlier import KeptPage, gather, job_pages
 from glm4v_core.bulk.rows import row_of
-from glm4v_core.cli.plan import Plan
+from glm4v_core.cli.plan import RunPlan
 from glm4v_core.cli.run import run_pages
 from glm4v_core.engines.scripted import ScriptedEngine
 from glm4v_core.errors import ConfigError, EngineDeadError, Glm4vError, OutOfMemoryError
@@ -26,7 +26,7 @@ from glm4v_core.model import Glm4v
 from glm4v_core.tasks.results import DocumentResult
 from glm4v_core.types import Request
 
-CAPTION = Plan(task="caption")
+CAPTION = RunPlan(task="caption")
 Says = Callable[[int], str | Exception]
 
 
@@ -58,7 +58,11 @@ class Runs:
         self.paths: Sequence[Path] = paths
 
     def __call__(
-        self, says: Says = "{} wide".format, plan: Plan = CAPTION, options: PageOptions | None = None, **settings: Any
+        self,
+        says: Says = "{} wide".format,
+        plan: RunPlan = CAPTION,
+        options: PageOptions | None = None,
+        **settings: Any,
     ) -> list[int]:
         asked: list[int] = []
 
@@ -224,7 +228,7 @@ class TestFiles:
         files = sorted(photos.iterdir())
 
         def kept(options: PageOptions, *, unopened: bool) -> list[str]:
-            tasks = page_tasks(files, options, gather(tmp_path), unopened=lambda: unopened)
+            tasks = job_pages(files, options, gather(tmp_path), unopened=lambda: unopened)
             return [task.row["caption"] for task in tasks if isinstance(task, KeptPage)]
 
         # The hashes are wrong on purpose: whoever opens a file takes it for changed.
@@ -239,15 +243,15 @@ class TestSettings:
     @pytest.mark.parametrize(
         ("plan", "options", "named"),
         [
-            (Plan(task="caption", language="zh"), {}, "caption.prompt was .* and is .*图片"),
-            (Plan(task="ocr"), {}, "caption.prompt was .* and is null"),
-            (Plan(task="classify", labels=("a", "b")), {}, "label.constraint was null and is .*a"),
+            (RunPlan(task="caption", language="zh"), {}, "caption.prompt was .* and is .*图片"),
+            (RunPlan(task="ocr"), {}, "caption.prompt was .* and is null"),
+            (RunPlan(task="classify", labels=("a", "b")), {}, "label.constraint was null and is .*a"),
             (CAPTION, {"dpi": 100}, "dpi was null and is 100"),
-            (Plan(task="caption", prompt="long " * 100), {}, "…"),
+            (RunPlan(task="caption", prompt="long " * 100), {}, "…"),
         ],
     )
     def test_other_settings_are_refused_before_the_model_is_loaded(
-        self, runs: Runs, plan: Plan, options: PageOptions, named: str
+        self, runs: Runs, plan: RunPlan, options: PageOptions, named: str
     ) -> None:
         runs()
 
@@ -283,9 +287,9 @@ class TestSettings:
     def test_overwriting_begins_anew(self, runs: Runs) -> None:
         runs()
         (runs.out / "results.jsonl").rename(runs.out / "results.earlier.jsonl")  # as after a kill
-        assert len(runs(plan=Plan(prompt="How wide?"), resume=False, overwrite=True)) == 8
+        assert len(runs(plan=RunPlan(prompt="How wide?"), resume=False, overwrite=True)) == 8
         assert [row["answer"] for row in runs.rows] == all_captions()
-        assert runs(plan=Plan(prompt="How wide?")) == []
+        assert runs(plan=RunPlan(prompt="How wide?")) == []
 
     @pytest.mark.parametrize("line", ["{}", "text", '"text"', '{"source": 5}'])
     def test_lines_that_are_no_rows_are_named(self, runs: Runs, line: str) -> None:

@@ -195,7 +195,7 @@ def test_a_forked_child_gets_an_engine_loop_of_its_own() -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 def test_a_forked_child_loads_for_itself_what_its_parent_has_loaded() -> None:
     script = (
-        "from glm4v_core import ModelSettings\n"
+        "from glm4v_core.hosts import ModelSettings\n"
         "from glm4v_core.errors import EngineClosedError\n"
         "settings = ModelSettings(engine='scripted', engine_options={'answers': ['mine', 'mine too']})\n"
         "parents = settings.load()\n"

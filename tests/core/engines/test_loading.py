@@ -15,7 +15,7 @@ from glm4v_core.concurrency.bridge import run_async
 from glm4v_core.engines import Engine, loading
 from glm4v_core.engines.loading import plan_engine
 from glm4v_core.engines.scripted import ScriptedEngine
-from glm4v_core.engines.sharing import Plan, load_engine
+from glm4v_core.engines.sharing import EnginePlan, load_engine
 from glm4v_core.errors import (
     EngineClosedError,
     MissingDependencyError,
@@ -57,8 +57,8 @@ class Loader:
         return self.engines[-1]
 
     @property
-    def plan(self) -> Plan:
-        return Plan(self.key, self.load)
+    def plan(self) -> EnginePlan:
+        return EnginePlan(self.key, self.load)
 
 
 async def test_equal_plans_share_one_engine_until_the_last_is_closed() -> None:
@@ -176,7 +176,7 @@ class Drowsy(ScriptedEngine):
 class TestSleep:
     async def test_all_who_share_an_engine_sleep_with_it(self) -> None:
         drowsy = Drowsy()
-        async with Glm4v.from_engine(await run_async(load_engine(Plan(object(), lambda: drowsy)))) as model:
+        async with Glm4v.from_engine(await run_async(load_engine(EnginePlan(object(), lambda: drowsy)))) as model:
             await model.asleep()
             await model.awake_up()
             await asyncio.to_thread(model.sleep)

@@ -10,7 +10,7 @@ from typing import Any
 import PIL.Image
 import pytest
 
-from glm4v_core.engines.scripted import Answer, ScriptedEngine
+from glm4v_core.engines.scripted import ScriptedAnswer, ScriptedEngine
 from glm4v_core.errors import InputError, OutOfMemoryError
 from glm4v_core.evaluation.scoring import Evaluation, EvaluationOptions, ScoredPage, evaluate
 from glm4v_core.evaluation.truth import load_truths
@@ -72,7 +72,7 @@ def number(request: Request) -> int:
 
 
 async def score(
-    pages: Pages, reply: Callable[[Request], Answer], *, latency: float = 0, **options: Any
+    pages: Pages, reply: Callable[[Request], ScriptedAnswer], *, latency: float = 0, **options: Any
 ) -> tuple[Evaluation, list[ScoredPage], ScriptedEngine]:
     engine, seen = ScriptedEngine(reply, latency=latency), []
     truths = load_truths(pages.folder)
@@ -189,7 +189,7 @@ async def test_shares_of_bad_endings(pages: Pages) -> None:
     for _ in range(4):
         pages.add({"text": "abcd", "label": "a"})
 
-    def reply(request: Request) -> Answer:
+    def reply(request: Request) -> ScriptedAnswer:
         if kind(request) == "Whic":
             return "a" if number(request) > 1 else [Piece("a", 1, (), "length")]
         return [Piece("abcdabcd", 1, (), "repetition")] if number(request) == 2 else "abcd"

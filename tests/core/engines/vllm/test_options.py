@@ -16,7 +16,7 @@ from glm4v_core.engines.checkpoint.images import ProcessorSizer, SquareSizer
 from glm4v_core.engines.checkpoint.prompt_tokenizer import PromptTokenizer
 from glm4v_core.engines.checkpoint.tokens import TokenBytes
 from glm4v_core.engines.vllm.arguments import arguments_of, plan_of
-from glm4v_core.engines.vllm.memory import GIB, Plan, Shape, bytes_per_token, check_fit, needs
+from glm4v_core.engines.vllm.memory import GIB, MemoryPlan, Shape, bytes_per_token, check_fit, needs
 from glm4v_core.engines.vllm.options import VllmOptions
 from glm4v_core.engines.vllm.requests import ResizedPages, logprob_of, prompt_of, sampling_of
 from glm4v_core.errors import ConfigError, ModelLoadError, UnknownOptionError, UnsupportedError
@@ -34,7 +34,7 @@ FLASH = Shape(
     vision_hidden=1536,
     vision_inner=13696,
 )
-PLAN = Plan(weights=int(20.6e9), context=131_072, image_tokens=6144)
+PLAN = MemoryPlan(weights=int(20.6e9), context=131_072, image_tokens=6144)
 
 
 @pytest.fixture(scope="module")
