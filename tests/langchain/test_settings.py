@@ -167,7 +167,7 @@ async def test_several_answers_count_their_seeds_up(scripted: Make, way: str) ->
 
 def test_several_answers_have_no_stream(scripted: Make) -> None:
     llm, _ = scripted("ok")
-    with pytest.raises(UnsupportedError, match="no stream"):
+    with pytest.raises(UnsupportedError, match="cannot be streamed"):
         list(llm.stream("x", n=2))
     with pytest.raises(ValidationError, match="n must be 1"):
         ChatGLM4V(n=2, streaming=True)
