@@ -32,7 +32,7 @@ def find_boxes(text: str, sizes: Sequence[tuple[int, int]]) -> tuple[Box, ...]:
             in, so all boxes are assigned to the first one.
 
     Returns:
-        Boxes in pixels; none if there is no image.
+        Boxes in pixels; an empty tuple without images.
     """
     if not sizes:
         return ()

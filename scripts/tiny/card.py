@@ -20,7 +20,7 @@ pipeline_tag: image-text-to-text
 
 A real `Glm4vForConditionalGeneration` ({parameters:.2f} million parameters, bf16) with the dialect of GLM-4.6V: special tokens,
 tools, `/nothink`, chat template. It reads small synthetic pages, so that demos, notebooks and tests work without a GPU,
-without a network and within seconds. It is no general model: outside of its domain it writes nonsense.
+without a network and within seconds. It is not a general model: outside its domain it writes nonsense.
 
 ## What it reads
 

@@ -65,7 +65,7 @@ class Generation:
 
     @property
     def identity(self) -> Identity:
-        """See `prefixes.Identity`."""
+        """The prompt as the prefix cache compares it, [tokens]; see `prefixes.Identity`."""
         return self.prompt.identity
 
     @property

@@ -112,17 +112,17 @@ class PrefixTree:
         self._root = _Node(np.empty(0, dtype=np.int64))
 
     def longest(self, identity: Identity) -> tuple[int, bytes | None]:
-        """Return the length of the longest common beginning with a prompt in the tree, and the key of that prompt."""
+        """Return the longest beginning that a prompt, [tokens], shares with one in the tree, and that one's key."""
         path = self._walk(identity)
         return sum(shared for _, shared in path), path[-1][0].any
 
     def covered(self, identity: Identity) -> list[bytes]:
-        """Return the keys of the prompts in the tree with which a prompt begins, including an equal one."""
+        """Return the keys of the prompts in the tree with which a prompt, [tokens], begins, or which equal it."""
         path = self._walk(identity)
         return [node.own for node, shared in path if node.own is not None and shared == len(node.edge)]
 
     def insert(self, identity: Identity, key: bytes) -> None:
-        """Add a prompt."""
+        """Add a prompt, [tokens]."""
         path = self._walk(identity)
         node, shared = path[-1]
         if shared < len(node.edge):  # the prompt diverges in the middle of an edge
@@ -138,7 +138,7 @@ class PrefixTree:
             node.choose()
 
     def remove(self, identity: Identity) -> None:
-        """Remove a prompt that was added."""
+        """Remove a prompt, [tokens], that was added."""
         nodes = [node for node, _ in self._walk(identity)]
         nodes[-1].own = None
         for parent, node in zip(nodes[-2::-1], nodes[:0:-1], strict=True):
@@ -148,7 +148,7 @@ class PrefixTree:
         self._root.choose()
 
     def _walk(self, identity: Identity) -> list[tuple[_Node, int]]:
-        """Follow a prompt downward from the root.
+        """Follow a prompt, [tokens], down from the root.
 
         Returns:
             Each node and the number of tokens of its edge that the prompt shares: all, except at the last node.

@@ -262,7 +262,7 @@ class TestOptions:
 
     async def test_nothing_to_ask(self, pages: Pages) -> None:
         pages.add({"text": "a"})
-        with pytest.raises(InputError, match="none of these tasks"):
+        with pytest.raises(InputError, match="no answers for these tasks"):
             await score(pages, lambda request: "a", tasks=("label",))
 
     async def test_pages_run_together(self, pages: Pages) -> None:
