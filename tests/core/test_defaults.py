@@ -27,14 +27,14 @@ def sent(request: Request, defaults: Defaults | None = None, family: str = "GLM-
     return engine.history[0]
 
 
-def test_what_nobody_sets_is_the_familys() -> None:
+def test_unset_values_are_the_familys() -> None:
     request = sent(ASKED)
     assert request.sampling == Sampling(0.8, 0.6, 2, 1.0)
     assert request.thinking is True
     assert sent(ASKED, family="tiny").thinking is False
 
 
-def test_call_before_model_before_family() -> None:
+def test_the_call_wins_over_the_model_and_the_model_over_the_family() -> None:
     defaults = Defaults(Sampling(temperature=0.5, top_p=0.5, seed=1, max_tokens=9, stop=("A",)), True, 50, 60)
     request = sent(Request(ASKED.messages, sampling=Sampling(temperature=0.0), timeout=5), defaults)
     assert request.sampling == Sampling(0.0, 0.5, 2, 1.0, max_tokens=9, stop=("A",), seed=1)
@@ -89,7 +89,7 @@ def test_limits_out_of_range_are_refused_by_name() -> None:
     refused(Request(ASKED.messages, timeout=0), ConfigError, "timeout")
 
 
-def test_what_the_family_cannot_do_is_refused() -> None:
+def test_requests_that_the_family_does_not_support_are_refused() -> None:
     refused(Request(ASKED.messages, thinking=True), UnsupportedError, "think", family="GLM-4v-9b")
     refused(Request(ASKED.messages, tools=(CLOCK,)), UnsupportedError, "tools", family="GLM-4v-9b")
     called = (*ASKED.messages, Message.assistant(ToolCall("1", "clock", {})), Message("tool", (ToolResult("1", ()),)))
@@ -103,7 +103,7 @@ def test_a_request_must_hold_a_message() -> None:
     refused(Request(()), MessageError, "no messages")
 
 
-def test_images_are_counted_wherever_they_stand() -> None:
+def test_images_are_counted_wherever_they_occur() -> None:
     page = Image.load(PIL.Image.new("RGB", (28, 28)))
     shown = Message("tool", (ToolResult("1", (Text("a"), page)),))
     assert sent(Request((Message.user(page, "?"), shown))).messages

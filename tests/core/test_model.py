@@ -134,7 +134,7 @@ def test_the_engines_own_count_of_thinking_tokens_wins() -> None:
     assert (answer.usage, answer.timings) == (Usage(5, 0, 9, 4), Timings(1, 2, 3))
 
 
-def test_an_engine_without_usage_is_counted_here() -> None:
+def test_tokens_are_counted_here_when_the_engine_reports_no_usage() -> None:
     class Silent(ScriptedEngine):
         async def stream(self, request: Request) -> AsyncGenerator[Piece, None]:
             yield Piece("<think>a</think>", 3)
@@ -152,7 +152,7 @@ def test_an_engine_that_never_finishes_is_an_error() -> None:
         Glm4v.from_engine(Broken()).generate(ASKED)
 
 
-def test_a_thought_without_its_opening_tag_is_taken_back() -> None:
+def test_text_is_reclassified_as_reasoning_when_only_its_closing_tag_appears() -> None:
     model = scripted("I wonder.</think>\nYes", family="GLM-4.6V")
     deltas = list(model.stream(Request(ASKED.messages, thinking=True)))
     answer = completion(deltas)
@@ -169,7 +169,7 @@ def test_with_thinking_off_text_is_the_answer_from_the_start() -> None:
 @pytest.mark.parametrize(
     ("text", "finish"), [("<think>One two three four", "length_in_thinking"), ("One two three four", "length")]
 )
-def test_a_cut_answer_says_where_it_was_cut(text: str, finish: str) -> None:
+def test_a_truncated_answer_says_where_it_was_cut(text: str, finish: str) -> None:
     answer = scripted(text).generate(Request(ASKED.messages, sampling=Sampling(max_tokens=3)))
     assert answer.finish == finish
 
@@ -225,7 +225,7 @@ class TestConstrainedAnswers:
     @pytest.mark.parametrize(
         ("constraint", "text"), [(SCHEMA, '{"n": 1}'), (Choices(("a b c",)), "a b c"), (Regex("[a-z ]+"), "a b c")]
     )
-    def test_cut_ones_are_errors_of_their_own(self, constraint: Any, text: str) -> None:
+    def test_truncated_ones_have_their_own_error(self, constraint: Any, text: str) -> None:
         asked = Request(ASKED.messages, constraint=constraint, sampling=Sampling(max_tokens=2))
         with pytest.raises(TruncatedOutputError, match=r"length.*2 tokens"):
             scripted(text).generate(asked)
@@ -241,7 +241,7 @@ class TestConstrainedAnswers:
             scripted("neither").generate(asked)
 
     @pytest.mark.parametrize("choice", ["required", "add"])
-    def test_a_call_that_must_be_made_is_missed(self, choice: str) -> None:
+    def test_a_missing_required_call_is_an_error(self, choice: str) -> None:
         asked = Request(ASKED.messages, tools=(ADD,), tool_choice=choice)
         assert scripted(CALL.format("add", 1)).generate(asked).tool_calls
         with pytest.raises(InvalidOutputError, match="called no tool"):

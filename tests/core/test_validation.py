@@ -57,7 +57,7 @@ def test_unknown_options_are_reported_before_wrong_values_with_the_known_ones() 
     assert caught.value.hint == "It has: degrees, fan, heat, minutes, key, words."
 
 
-def test_an_error_of_glm4v_that_a_validator_raises_arrives_as_it_is() -> None:
+def test_our_own_errors_raised_in_a_validator_pass_unchanged() -> None:
     flame: Any = "flame"
     with pytest.raises(UnsupportedError, match=r"no flame.*hob"):
         Oven(heat=flame)
@@ -79,7 +79,7 @@ def test_options_are_compared_hashed_and_shown_without_secrets() -> None:
     assert "sesame" not in shown
 
 
-def test_other_values_use_the_same_words() -> None:
+def test_other_values_are_reported_in_the_same_words() -> None:
     with pytest.raises(ValidationError) as caught:
         TypeAdapter(Annotated[dict[str, int], Field(min_length=1)]).validate_python({"a": "b"})
     error = to_config_error(caught.value, "The table", ["a"], hidden={"a"})

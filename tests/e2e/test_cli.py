@@ -83,13 +83,13 @@ class TestRun:
         assert glm4v("run", tmp_path / "notes.txt", "--out", tmp_path / "out", answers=[]).status == 2
         assert [row["status"] for row in rows(tmp_path / "out")] == ["failed"]
 
-    def test_none_of_the_paths_is_there(self, glm4v: Command, tmp_path: Path) -> None:
+    def test_missing_paths_are_an_error(self, glm4v: Command, tmp_path: Path) -> None:
         ended = glm4v("run", "gone.png", "gone", "--out", tmp_path / "out", "--model", "none/such", "--engine", "vllm")
         assert (ended.status, ended.out) == (2, "")
         assert ended.err.startswith("Error (image_not_found): There is no file or folder gone.png, gone.\nHint: ")
         assert not (tmp_path / "out").exists()
 
-    def test_what_the_other_steps_found_is_kept(self, glm4v: Command, pages: Path, tmp_path: Path) -> None:
+    def test_results_of_the_other_steps_are_kept(self, glm4v: Command, pages: Path, tmp_path: Path) -> None:
         arguments = ("run", pages / "p1.PNG", "--labels", "letter,invoice", "--out", tmp_path / "out")
         ended = glm4v(*arguments, answers=["INVOICE 1", "An invoice.", "poem"])
         assert ended.status == 2
@@ -105,7 +105,7 @@ class TestRun:
         report = (tmp_path / "out" / "report.html").read_text("utf-8")
         assert all(part in report for part in ("INVOICE 1", "An invoice.", "output_invalid", "data:image/jpeg"))
 
-    def test_going_on(self, glm4v: Command, pages: Path, tmp_path: Path) -> None:
+    def test_a_run_can_be_resumed(self, glm4v: Command, pages: Path, tmp_path: Path) -> None:
         arguments = ("run", pages, "--task", "ocr", "--out", tmp_path / "out", "--concurrency", 1)
         assert glm4v(*arguments, answers=["one"]).status == 1
         hint = glm4v(*arguments, answers=["no"]).err.splitlines()[-1]
@@ -115,7 +115,7 @@ class TestRun:
         assert [row["text"] for row in rows(tmp_path / "out")] == ["one", "two", "ten"]
         assert "3 pages: 3 done, 0 failed, 0 with warnings; 1 of them kept from before." in ended.out
 
-    def test_names_that_are_no_utf8(self, glm4v: Command, pages: Path, tmp_path: Path) -> None:
+    def test_file_names_that_are_not_utf8_are_shown(self, glm4v: Command, pages: Path, tmp_path: Path) -> None:
         name = os.fsdecode(b"caf\xe9.png")
         (pages / "p1.PNG").rename(pages / name)
         arguments = ("run", pages, "--task", "ocr", "--out", tmp_path / "out", "--concurrency", 1)
@@ -125,7 +125,7 @@ class TestRun:
         assert Path(rows(tmp_path / "out")[0]["source"]).name == name
         assert glm4v(*arguments, "--resume", answers=[]).status == 0
 
-    def test_nothing_there(self, glm4v: Command, tmp_path: Path) -> None:
+    def test_a_folder_without_documents_is_an_error(self, glm4v: Command, tmp_path: Path) -> None:
         ended = glm4v("run", tmp_path, "--out", tmp_path / "out", answers=[])
         assert (ended.status, ended.err.startswith("Error (input)")) == (2, True)
         assert not (tmp_path / "out").exists()
@@ -146,7 +146,7 @@ class TestRun:
         ended = glm4v("run", *files, "--task", "ocr", "--out", tmp_path / "some", "--frames", 2, answers=list("abcd"))
         assert "4/4" in ended.err
 
-    def test_earlier_results_are_safe(self, glm4v: Command, pages: Path, tmp_path: Path) -> None:
+    def test_earlier_results_are_never_overwritten_unasked(self, glm4v: Command, pages: Path, tmp_path: Path) -> None:
         arguments = ("run", pages / "p1.PNG", "--task", "ocr", "--out", tmp_path / "out")
         assert glm4v(*arguments, answers=["first"]).status == 0
         again = glm4v(*arguments, answers=["second"])
@@ -155,7 +155,7 @@ class TestRun:
         assert glm4v(*arguments, "--overwrite", answers=["third"]).status == 0
         assert rows(tmp_path / "out")[0]["text"] == "third"
 
-    def test_incomplete_answers_are_warned_of(self, glm4v: Command, pages: Path, tmp_path: Path) -> None:
+    def test_incomplete_answers_cause_a_warning(self, glm4v: Command, pages: Path, tmp_path: Path) -> None:
         ended = glm4v(
             *("run", pages / "p1.PNG", "--task", "ocr", "--out", tmp_path / "out", "--option", "context=100"),
             answers=["word " * 400],
@@ -249,7 +249,7 @@ class TestPlans:
 
 
 class TestAsk:
-    def test_answer_and_thought_go_apart(self, glm4v: Command, pages: Path) -> None:
+    def test_answer_and_reasoning_are_printed_separately(self, glm4v: Command, pages: Path) -> None:
         ended = glm4v(
             "ask", pages / "p1.PNG", "What is it?", answers=["<think>Let me see.</think>\nAn [b]invoice[/b]."]
         )

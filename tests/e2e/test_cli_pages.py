@@ -52,7 +52,7 @@ class TestIndex:
             "skipped": [str(scans / "notes.txt")],
         }
 
-    def test_failures_are_told(self, glm4v: Command, scans: Path) -> None:
+    def test_failures_are_reported(self, glm4v: Command, scans: Path) -> None:
         (scans / "2.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
         broken = os.fsdecode(os.fsencode(scans / "1") + b"\xe9.png")
         (scans / "1.png").rename(broken)
@@ -72,7 +72,9 @@ class TestIndex:
             file.write_bytes(b"GIF8")
         assert glm4v("index", scans, answers=[]).status == 2
 
-    def test_wrong_input_waits_for_no_model(self, glm4v: Command, scans: Path, tmp_path: Path) -> None:
+    def test_wrong_input_is_reported_without_loading_the_model(
+        self, glm4v: Command, scans: Path, tmp_path: Path
+    ) -> None:
         (tmp_path / "empty").mkdir()
         (tmp_path / "other.sqlite").write_text("no store, but a text that is long enough to be looked at" * 20)
         wrong: dict[str, tuple[Any, ...]] = {
@@ -88,7 +90,7 @@ class TestIndex:
         assert not (tmp_path / "glm4v-pages.sqlite").exists()
         assert glm4v("index", "scans", "--dpi", 0, *BOGUS).status == 2
 
-    def test_breaking_off(self, glm4v: Command, scans: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_an_interrupted_run_is_reported(self, glm4v: Command, scans: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def interrupt(*arguments: object, **options: object) -> None:
             raise KeyboardInterrupt
 
@@ -101,7 +103,7 @@ class TestIndex:
 
 
 class TestQuery:
-    def test_the_answer_and_its_place(self, glm4v: Command, indexed: Path, tmp_path: Path) -> None:
+    def test_the_answer_is_printed_with_its_place(self, glm4v: Command, indexed: Path, tmp_path: Path) -> None:
         ended = glm4v("query", "What is the total of Glacier Ltd?", "--pages", 1, answers=["22.00"])
         assert (ended.status, ended.out) == (0, f"22.00\n[{indexed / '2.png'}, page 1 of 1]\n")
         file = tmp_path / "cited.png"
@@ -119,7 +121,7 @@ class TestQuery:
         with PIL.Image.open(file) as picture:
             assert picture.size == (56, 28)
 
-    def test_pages_may_be_found_by_other_words(self, glm4v: Command, indexed: Path) -> None:
+    def test_pages_may_be_searched_with_different_words(self, glm4v: Command, indexed: Path) -> None:
         ended = glm4v("query", "总金额？", "--find", "Glacier", "--language", "zh", "--json", answers=["22.00"])
         found = json.loads(ended.out)
         assert (found["question"], found["answer"], len(found["asked"])) == ("总金额？", "22.00", 1)
@@ -134,7 +136,7 @@ class TestQuery:
         ended = glm4v("query", "Glacier", "--picture", "none/cited.png", answers=["22.00"])
         assert (ended.status, "cannot be written" in ended.err) == (2, True)
 
-    def test_no_page_answers(self, glm4v: Command, indexed: Path) -> None:
+    def test_without_an_answer_the_status_says_so(self, glm4v: Command, indexed: Path) -> None:
         ended = glm4v("query", "Zanzibar", *BOGUS)
         assert (ended.status, ended.out) == (1, "No page has any of these words; --find takes others.\n")
         assert glm4v("query", "Glacier", answers=[ABSENT]).out == "No page answers this.\n"
@@ -142,7 +144,7 @@ class TestQuery:
         found = json.loads(ended.out)
         assert (ended.status, found["answer"], found["citation"], len(found["asked"])) == (1, None, None, 1)
 
-    def test_wrong_input_waits_for_no_model(self, glm4v: Command, indexed: Path) -> None:
+    def test_wrong_input_is_reported_without_loading_the_model(self, glm4v: Command, indexed: Path) -> None:
         ended = glm4v("query", "Glacier", "--store", "none.sqlite", *BOGUS)
         assert ended.status == 2
         assert "There is no page store none.sqlite.\nHint: Make one with `glm4v index FOLDER`." in ended.err

@@ -84,7 +84,7 @@ def test_without_jiwer_the_install_line_is_shown(tmp_path: Path) -> None:
     assert "pip install 'glm4v[eval]'" in ended.stderr
 
 
-def test_a_wrong_path_is_answered_before_anything_heavy_is_loaded() -> None:
+def test_a_wrong_path_is_reported_before_anything_heavy_is_loaded() -> None:
     code = (
         "import sys; sys.argv = ['glm4v', 'ask', 'gone.png', '?']; from glm4v_core.cli.main import main\n"
         "try: main()\nexcept SystemExit as ended: print(ended.code)\n"

@@ -45,7 +45,7 @@ def number_of(request: Request) -> int:
     return width_of(request) or next(number for number in (1, 2, 3, 4) if text_of(number) in words)
 
 
-def test_a_question_names_what_stands_on_one_page_and_asks_for_something_else(folder: Path) -> None:
+def test_a_question_names_a_fact_of_one_page_and_asks_for_another(folder: Path) -> None:
     asked = list(questions(load_truths(folder).pages))
     assert [Path(each.source).name for each in asked] == ["1.png", "2.png", "3.png", "4.png"]
     assert [(each.mark, each.question) for each in asked] == [(party, "What is the total?") for party in PARTIES]

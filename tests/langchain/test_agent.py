@@ -87,7 +87,7 @@ def test_every_family_has_a_profile(family: Any) -> None:
         assert profile["video_inputs"] is False
 
 
-def test_a_profile_of_ones_own_wins_and_a_folders_is_known_when_it_is_loaded() -> None:
+def test_an_explicit_profile_wins_and_a_folders_profile_is_known_once_loaded() -> None:
     own = ChatGLM4V(model="tiny", profile={"max_input_tokens": 7})
     assert own.profile == {"max_input_tokens": 7}
     folder = ChatGLM4V(model="some/folder", engine="scripted")

@@ -118,7 +118,7 @@ def test_a_document_in_a_tool_result_becomes_its_pages(scripted: Make, picture: 
     assert [type(part) for part in result.parts] == [Text, Image, Image]
 
 
-def test_images_are_limited_by_the_chat_model_but_keep_a_limit_of_their_own(
+def test_the_chat_models_image_limit_applies_unless_an_image_has_its_own(
     scripted: Make, picture: PIL.Image.Image
 ) -> None:
     llm, engine = scripted("ok", max_image_tokens=9)
@@ -152,7 +152,7 @@ def test_images_are_limited_by_the_chat_model_but_keep_a_limit_of_their_own(
     ],
     ids=lambda value: str(value.get("type")) if isinstance(value, dict) else None,
 )
-def test_what_cannot_be_read_is_refused_by_name(
+def test_unreadable_content_is_refused_by_name(
     scripted: Make, block: dict[str, Any], error: type[Exception], words: str
 ) -> None:
     llm, engine = scripted("never asked")
@@ -209,7 +209,7 @@ def test_a_conversation_keeps_roles_thoughts_calls_and_results(scripted: Make, p
 
 
 @pytest.mark.parametrize("message", [FunctionMessage("4", name="add"), ChatMessage("hm", role="narrator")])
-def test_a_message_that_the_model_has_no_role_for_is_refused(scripted: Make, message: BaseMessage) -> None:
+def test_a_message_without_a_matching_role_is_refused(scripted: Make, message: BaseMessage) -> None:
     llm, _ = scripted("never asked")
     with pytest.raises(MessageError, match=f"{type(message).__name__}"):
         llm.invoke([message])

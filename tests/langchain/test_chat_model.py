@@ -57,7 +57,7 @@ class CountingEngine(ScriptedEngine):
 
 
 @pytest.mark.parametrize("way", CHAT_WAYS)
-async def test_usage_is_told_once_in_details_that_do_not_overlap(way: str) -> None:
+async def test_usage_is_reported_once_in_details_that_do_not_overlap(way: str) -> None:
     answer = await ask(ChatGLM4V(glm4v=Glm4v.from_engine(CountingEngine())), way, "hi")
     assert answer.usage_metadata == {
         "input_tokens": 100,
@@ -70,7 +70,7 @@ async def test_usage_is_told_once_in_details_that_do_not_overlap(way: str) -> No
     assert answer.response_metadata["timings"] == {"queue": 0.1, "first_token": 0.2, "total": 0.3}
 
 
-async def test_a_stream_says_only_on_its_last_chunk_what_may_be_said_once(scripted: Make) -> None:
+async def test_fields_that_must_not_be_added_up_are_on_the_last_chunk_only(scripted: Make) -> None:
     llm, _ = scripted("one two three")
     chunks = [chunk async for chunk in llm.astream("count")]
     assert all(isinstance(chunk, AIMessageChunk) for chunk in chunks)

@@ -113,7 +113,7 @@ class TestMetadata:
         (document,) = ScannedDocumentLoader(tmp_path / "page.png", llm).load()
         assert (document.page_content, document.metadata["finish_reason"]) == ("one two", "length")
 
-    def test_what_was_changed_on_opening_is_noted(self, scripted: Make, tmp_path: Path) -> None:
+    def test_changes_made_while_loading_are_noted(self, scripted: Make, tmp_path: Path) -> None:
         (tmp_path / "large.pdf").write_bytes(scanned_pdf(ccitt_image()))
         llm, _ = scripted(read)
         (document,) = ScannedDocumentLoader(
@@ -121,7 +121,7 @@ class TestMetadata:
         ).load()
         assert "instead of 144 dpi" in document.metadata["notes"]
 
-    def test_that_of_a_blob_is_kept(self, scripted: Make) -> None:
+    def test_metadata_of_a_blob_is_kept(self, scripted: Make) -> None:
         llm, _ = scripted(read)
         blob = Blob.from_data(fax_tiff(2), metadata={"source": "mail 7", "customer": 12})
         documents = GLM4VBlobParser(llm).parse(blob)
@@ -193,7 +193,7 @@ class TestFailures:
         assert (sound.page_content, sound.metadata["page"]) == ("text of page 2", 1)
 
     @pytest.mark.parametrize(("errors", "count"), [("skip", 4), ("record", 5)])
-    def test_a_page_that_the_model_fails_at_is_no_exception(
+    def test_a_page_that_the_model_fails_on_follows_the_same_policy(
         self, scripted: Make, fax: Path, errors: Any, count: int, caplog: pytest.LogCaptureFixture
     ) -> None:
         llm, _ = scripted(lambda request: OutOfMemoryError("Too big.") if number_of(request) == 3 else read(request))
@@ -204,7 +204,7 @@ class TestFailures:
         assert failures == [(2, "out_of_memory", 120)] * (count - 4)
         assert (f"page 3 of {fax}" in caplog.text) == (errors == "skip")
 
-    def test_it_is_raised_with_its_place(self, scripted: Make, fax: Path) -> None:
+    def test_an_error_is_raised_with_its_place(self, scripted: Make, fax: Path) -> None:
         llm, _ = scripted(lambda request: OutOfMemoryError("Too big.") if number_of(request) == 3 else read(request))
         with pytest.raises(OutOfMemoryError) as caught:
             ScannedDocumentLoader(fax, llm).load()
@@ -212,7 +212,7 @@ class TestFailures:
 
     @pytest.mark.parametrize("errors", ["raise", "skip", "record"])
     @pytest.mark.parametrize("error", [EngineDeadError("The worker is gone."), UnsupportedError("No such thing.")])
-    def test_what_all_pages_would_meet_raises_in_any_case(self, fax: Path, errors: Any, error: Exception) -> None:
+    def test_errors_that_affect_every_page_always_raise(self, fax: Path, errors: Any, error: Exception) -> None:
         def fail(_: Any, **options: Any) -> Any:
             raise error
 
@@ -230,7 +230,7 @@ class TestFailures:
 
 class TestQuestions:
     @pytest.mark.parametrize(("language", "begins"), [("en", "Read the text"), ("zh", "请逐行识别")])
-    def test_the_text_is_asked_for_in_the_language(self, scripted: Make, fax: Path, language: Any, begins: str) -> None:
+    def test_the_prompt_is_in_the_chosen_language(self, scripted: Make, fax: Path, language: Any, begins: str) -> None:
         llm, engine = scripted(read)
         ScannedDocumentLoader(fax, llm, language=language).load()
         assert {prompt_of(request)[: len(begins)] for request in engine.history} == {begins}
@@ -267,11 +267,11 @@ class TestSettings:
         with pytest.raises(UnknownOptionError, match=r"no option dip.*dpi"):
             GLM4VBlobParser(ChatGLM4V(), dip=300)  # type: ignore[call-arg]
 
-    def test_no_page_at_once_is_refused(self, scripted: Make, fax: Path) -> None:
+    def test_a_concurrency_of_zero_is_refused(self, scripted: Make, fax: Path) -> None:
         with pytest.raises(ConfigError, match="concurrency"):
             ScannedDocumentLoader(fax, scripted(read)[0], concurrency=0).load()
 
-    def test_other_files_of_a_folder_are_named(
+    def test_skipped_files_of_a_folder_are_named(
         self, scripted: Make, fax: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         for number in range(7):

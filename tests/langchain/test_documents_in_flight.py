@@ -34,7 +34,9 @@ class TestInFlight:
         return answer
 
     @pytest.mark.parametrize("way", LOAD_WAYS)
-    async def test_pages_of_all_files_are_in_work_together(self, scripted: Make, tmp_path: Path, way: str) -> None:
+    async def test_pages_of_all_files_are_processed_concurrently(
+        self, scripted: Make, tmp_path: Path, way: str
+    ) -> None:
         for name in ("a.tif", "b.tif"):
             (tmp_path / name).write_bytes(fax_tiff(2))
         held: list[ScriptedEngine] = []
@@ -47,7 +49,7 @@ class TestInFlight:
         ]
 
     @pytest.mark.parametrize("way", LOAD_WAYS)
-    async def test_no_more_pages_than_wanted_are_in_work(self, scripted: Make, fax: Path, way: str) -> None:
+    async def test_concurrency_is_bounded(self, scripted: Make, fax: Path, way: str) -> None:
         llm, engine = scripted(read, latency=0.0001)
         assert len(await load(ScannedDocumentLoader(fax, llm, concurrency=2), way)) == 5
         assert engine.most_at_once <= 2
@@ -78,7 +80,7 @@ class TestLaziness:
         assert len(engine.history) <= 10
         assert len(list(documents)) == 29
 
-    async def test_so_it_does_without_blocking(self, scripted: Make, long: list[Path]) -> None:
+    async def test_the_first_document_comes_early_without_blocking_too(self, scripted: Make, long: list[Path]) -> None:
         llm, engine = scripted(read)
         documents = ScannedDocumentLoader(long, llm, concurrency=1).alazy_load()
         assert engine.history == []
@@ -88,7 +90,7 @@ class TestLaziness:
         assert len(engine.history) <= 10
         assert len([document async for document in documents]) == 29
 
-    async def test_breaking_off_aborts_what_is_in_work(self, scripted: Make, fax: Path) -> None:
+    async def test_closing_early_aborts_running_requests(self, scripted: Make, fax: Path) -> None:
         held: list[ScriptedEngine] = []
         llm, engine = scripted(only_the_first_page_ends(lambda: held[0].active, 5), latency=0.0001)
         held.append(engine)

@@ -43,7 +43,7 @@ def test_events_are_valid_and_add_up_however_the_text_is_cut(scripted: Make, out
         check(stream.output)
 
 
-async def test_asynchronous_events_do_as_well(scripted: Make) -> None:
+async def test_asynchronous_events_are_valid_too(scripted: Make) -> None:
     llm, _ = scripted(tuple(RAW))
     stream = await llm.bind_tools([find_page]).astream_events("?", version="v3", reasoning=True)
     assert_valid_event_stream([event async for event in stream])

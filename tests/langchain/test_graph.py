@@ -77,7 +77,7 @@ class TestResults:
         assert len(outcomes_of(document_graph(document_workflow(llm)).invoke({"paths": [str(tmp_path)]}))) == 7
         assert "notes.txt" in caplog.text
 
-    def test_no_page_at_all_is_no_outcome(self, scripted: Make, tmp_path: Path) -> None:
+    def test_a_folder_without_pages_gives_no_outcomes(self, scripted: Make, tmp_path: Path) -> None:
         llm, _ = scripted()
         assert outcomes_of(document_graph(document_workflow(llm)).invoke({"paths": [str(tmp_path)]})) == []
 
@@ -88,7 +88,7 @@ class TestResults:
 
 class TestFanOut:
     @pytest.mark.parametrize("way", CHAT_WAYS)
-    async def test_pages_are_in_work_together_and_late_ones_keep_their_place(
+    async def test_pages_are_processed_concurrently_and_results_stay_in_order(
         self, scripted: Make, scans: Any, way: str
     ) -> None:
         finished: list[int] = []
@@ -99,7 +99,7 @@ class TestFanOut:
         assert texts(outcomes) == [f"text of page {number}" for number in range(1, 8)]
 
     @pytest.mark.parametrize("way", CHAT_WAYS)
-    async def test_the_config_bounds_how_many(self, scripted: Make, scans: Any, way: str) -> None:
+    async def test_the_config_bounds_concurrency(self, scripted: Make, scans: Any, way: str) -> None:
         llm, engine = scripted(answer, latency=0.0001)
         graph = document_graph(document_workflow(llm))
         await run(graph, way, scans, {"max_concurrency": 1})
@@ -129,7 +129,7 @@ class TestFailures:
         assert isinstance(unread, PageFailure)
         assert (unread.page.source, unread.page.number, unread.error.code) == (paths[1], 0, "image_broken")
 
-    def test_a_broken_page_of_a_document_is_one_too(self, scripted: Make, tmp_path: Path) -> None:
+    def test_a_broken_page_of_a_document_is_a_failure_too(self, scripted: Make, tmp_path: Path) -> None:
         content = scanned_pdf(ccitt_image(1), ccitt_image(2)).replace(b"<</Type/Page/", b"<</Type/Void/", 1)
         (tmp_path / "scan.pdf").write_bytes(content)
         llm, _ = scripted(answer)
@@ -150,7 +150,7 @@ class TestFailures:
         assert asked(engine) == [1, 2, 2, 2, 3, 4, 5, 6, 7]
 
     @pytest.mark.parametrize("way", CHAT_WAYS)
-    async def test_it_becomes_the_pages_failure_when_all_attempts_are_used_up(
+    async def test_it_becomes_the_pages_failure_once_all_attempts_are_used_up(
         self, scripted: Make, scans: Any, way: str
     ) -> None:
         llm, engine = scripted(
@@ -168,7 +168,7 @@ class TestFailures:
         assert asked(engine) == list(range(1, 8))
 
     @pytest.mark.parametrize("error", [EngineDeadError("The worker is gone."), UnsupportedError("No such thing.")])
-    def test_what_all_pages_would_meet_ends_the_run(self, scans: Any, error: Exception) -> None:
+    def test_errors_that_affect_every_page_end_the_run(self, scans: Any, error: Exception) -> None:
         def fail(_: Any) -> Any:
             raise error
 
@@ -180,7 +180,7 @@ class TestCheckpoints:
     # When one task fails, LangGraph drops the coroutines of those that wait for their turn, and Python complains.
     @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
     @pytest.mark.parametrize("way", CHAT_WAYS)
-    async def test_a_broken_off_run_goes_on_with_the_pages_that_are_missing(
+    async def test_an_interrupted_run_resumes_with_the_missing_pages(
         self, scripted: Make, scans: Any, way: str, caplog: pytest.LogCaptureFixture
     ) -> None:
         dead = True
@@ -201,7 +201,7 @@ class TestCheckpoints:
         assert texts(outcomes) == [f"text of page {number}" for number in range(1, 8)]
         assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
-    async def test_a_run_stops_where_it_is_told_and_goes_on(self, scripted: Make, scans: Any) -> None:
+    async def test_a_run_stops_at_a_breakpoint_and_resumes(self, scripted: Make, scans: Any) -> None:
         llm, engine = scripted(answer)
         graph = document_graph(document_workflow(llm), checkpointer=InMemorySaver())
         state = await graph.ainvoke(scans, THREAD, interrupt_after=[FIND_PAGES])
@@ -220,7 +220,7 @@ class TestCheckpoints:
         outcomes = outcomes_of(graph.invoke({"paths": scans["paths"][1:]}, THREAD))
         assert texts(outcomes) == ["text of page 6", "text of page 7"]
 
-    def test_they_hold_plain_data_and_no_pixels(self, scripted: Make, scans: Any) -> None:
+    def test_they_contain_plain_data_and_no_pixels(self, scripted: Make, scans: Any) -> None:
         llm, _ = scripted(lambda request: OutOfMemoryError("Too big.") if number_of(request) == 2 else answer(request))
         saver = InMemorySaver()
         graph = document_graph(document_workflow(llm, labels=LABELS), checkpointer=saver, retry=AT_ONCE)
@@ -233,7 +233,7 @@ class TestCheckpoints:
             size = len(saver.serde.dumps_typed((checkpoint.checkpoint, checkpoint.pending_writes))[1])
             assert size < 20_000 < pixels / 10
 
-    def test_reading_them_back_makes_no_object_of_ours(
+    def test_reading_them_back_creates_none_of_our_objects(
         self, scripted: Make, scans: Any, caplog: pytest.LogCaptureFixture
     ) -> None:
         llm, _ = scripted(answer)

@@ -62,7 +62,7 @@ class TestRetriever(RetrieversIntegrationTests):
         return "Which letter has a total?"
 
 
-def test_documents_say_where_they_stand(store: PageStore, tmp_path: Path) -> None:
+def test_documents_name_the_places_that_contain_them(store: PageStore, tmp_path: Path) -> None:
     (document,) = PageRetriever(store=store, k=1).invoke("the letter of Glacier")
     image = Image.load(tmp_path / "scans" / "2.png")
     score = document.metadata.pop("score")
@@ -117,7 +117,7 @@ class TestQueryChain:
         assert [bool(width_of(request)) for request in engine.history] == [True, False, True]
         assert ["<document>" in words_of(request) for request in engine.history] == [False, True, True]
 
-    def test_a_page_whose_picture_is_gone_leaves_the_others_to_answer(
+    def test_a_page_whose_image_is_missing_leaves_the_answer_to_the_others(
         self, store: PageStore, scripted: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         llm, engine = scripted(read)
@@ -128,7 +128,7 @@ class TestQueryChain:
         assert "1.png" in warning.message
 
     @pytest.mark.parametrize("way", ["invoke", "ainvoke"])
-    async def test_pages_may_be_found_by_other_words_than_the_question(
+    async def test_pages_may_be_searched_with_different_words_than_the_question(
         self, store: PageStore, scripted: Make, way: str
     ) -> None:
         llm, engine = scripted(read)
@@ -144,12 +144,12 @@ class TestQueryChain:
         with pytest.raises(ConfigError, match="has question, search"):
             chain.invoke(wrong)
 
-    def test_nothing_found_asks_nothing(self, store: PageStore, scripted: Make) -> None:
+    def test_without_a_matching_page_the_model_is_not_asked(self, store: PageStore, scripted: Make) -> None:
         llm, engine = scripted(read)
         answer = page_query_chain(llm, PageRetriever(store=store)).invoke("Zanzibar")
         assert (answer.text, answer.citation, engine.history) == (None, None, [])
 
-    def test_no_page_knows(self, store: PageStore, scripted: Make) -> None:
+    def test_a_question_that_no_page_answers_has_no_answer(self, store: PageStore, scripted: Make) -> None:
         llm, _ = scripted(lambda request: ABSENT)
         answer = page_query_chain(llm, PageRetriever(store=store)).invoke("Glacier")
         assert (answer.text, [page.text for page in answer.asked]) == (None, [None])
@@ -165,7 +165,7 @@ class TestQueryChain:
         (request,) = engine.history
         assert (request.tools, request.tool_choice, request.thinking) == ((), "auto", False)
 
-    def test_documents_of_a_loader_will_do(self, scripted: Make, tmp_path: Path, store: PageStore) -> None:
+    def test_documents_of_a_loader_are_accepted(self, scripted: Make, tmp_path: Path, store: PageStore) -> None:
         llm, _ = scripted(read)
         source = str(tmp_path / "scans" / "1.png")
         found = Document(page_content=TEXTS[1], metadata={"source": source, "page": 0, "total_pages": 1})

@@ -28,7 +28,7 @@ from langchain_glm4v import (
 from tests.support.langchain_calls import CHAT_WAYS, Make, ask
 
 
-def test_a_call_wins_over_the_constructor_and_what_neither_says_is_the_familys(scripted: Make) -> None:
+def test_a_call_wins_over_the_constructor_and_unset_values_are_the_familys(scripted: Make) -> None:
     llm, engine = scripted("a", "b", '{"n": 1}', temperature=0.5, top_k=7, stop=["END"], seed=1, reasoning=False)
     schema = {"type": "object", "properties": {"n": {"type": "integer"}}}
     llm.invoke("x")
@@ -107,7 +107,7 @@ def test_model_and_engine_come_from_the_environment_unless_given(monkeypatch: py
     assert ChatGLM4V(model="given").model == "given"
 
 
-def test_a_loaded_model_gives_its_own_names_and_lets_nobody_contradict() -> None:
+def test_a_passed_model_supplies_its_names_and_contradictions_are_refused() -> None:
     loaded = Glm4v.from_engine(ScriptedEngine())
     assert ChatGLM4V(glm4v=loaded).model == "scripted"
     assert ChatGLM4V(glm4v=loaded, model="scripted").engine == "scripted"
@@ -147,7 +147,7 @@ def test_a_cache_keeps_settings_apart(scripted: Make) -> None:
     assert len(engine.history) == 2
 
 
-def test_traces_say_what_ran(scripted: Make) -> None:
+def test_traces_name_the_model_that_ran(scripted: Make) -> None:
     llm, _ = scripted(temperature=0.5, max_tokens=9, stop=["END"])
     params = llm._get_ls_params()
     assert params["ls_provider"] == "glm4v"
@@ -157,7 +157,7 @@ def test_traces_say_what_ran(scripted: Make) -> None:
 
 
 @pytest.mark.parametrize("way", ["generate", "agenerate"])
-async def test_several_answers_count_their_seeds_up(scripted: Make, way: str) -> None:
+async def test_several_answers_use_consecutive_seeds(scripted: Make, way: str) -> None:
     llm, engine = scripted(lambda request: f"seed {request.sampling.seed}", n=3, seed=5)
     messages: list[list[BaseMessage]] = [[HumanMessage("x")]]
     result = await llm.agenerate(messages) if way == "agenerate" else llm.generate(messages)
@@ -165,7 +165,7 @@ async def test_several_answers_count_their_seeds_up(scripted: Make, way: str) ->
     assert len(engine.history) == 3
 
 
-def test_several_answers_have_no_stream(scripted: Make) -> None:
+def test_several_answers_cannot_be_streamed(scripted: Make) -> None:
     llm, _ = scripted("ok")
     with pytest.raises(UnsupportedError, match="cannot be streamed"):
         list(llm.stream("x", n=2))
@@ -175,7 +175,7 @@ def test_several_answers_have_no_stream(scripted: Make) -> None:
         llm.invoke("x", n=0)
 
 
-def test_settings_make_the_round_trip_and_secrets_stay_at_home() -> None:
+def test_settings_survive_serialization_and_secrets_are_left_out() -> None:
     options = {"base_url": "http://127.0.0.1:8000"}
     llm = ChatGLM4V(engine="server", seed=7, stop=["END"], engine_options=options, api_key="sesame", max_retries=4)
     assert ChatGLM4V(**llm.model_dump(exclude_unset=True)) == llm

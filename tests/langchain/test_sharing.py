@@ -99,14 +99,14 @@ class MeetingEngine(ScriptedEngine):
 
 
 @pytest.mark.parametrize("way", ["batch", "abatch"])
-async def test_a_batch_reaches_the_engine_as_one_wave_and_keeps_its_order(way: str) -> None:
+async def test_a_batch_reaches_the_engine_at_once_and_keeps_its_order(way: str) -> None:
     llm = ChatGLM4V(glm4v=Glm4v.from_engine(MeetingEngine(32)))
     questions = [f"q{number}" for number in range(32)]
     answers = await (llm.abatch(questions) if way == "abatch" else asyncio.to_thread(llm.batch, questions))
     assert [answer.text for answer in answers] == [f"{question}!" for question in questions]
 
 
-def test_an_empty_batch_is_empty(scripted: Make) -> None:
+def test_an_empty_batch_gives_no_answers(scripted: Make) -> None:
     llm, _ = scripted()
     assert llm.batch([]) == []
 
@@ -117,7 +117,7 @@ def test_max_concurrency_bounds_a_batch(scripted: Make) -> None:
     assert engine.most_at_once == 2
 
 
-def test_one_bad_input_of_a_batch_stays_alone(scripted: Make) -> None:
+def test_one_bad_input_of_a_batch_fails_alone(scripted: Make) -> None:
     llm, _ = scripted(echo)
     bad = [HumanMessage([{"type": "hologram"}])]
     first, second, third = llm.batch(["a", bad, "c"], return_exceptions=True)
@@ -125,7 +125,7 @@ def test_one_bad_input_of_a_batch_stays_alone(scripted: Make) -> None:
     assert isinstance(second, errors.MessageError)
 
 
-async def test_breaking_off_reaches_the_engine(scripted: Make) -> None:
+async def test_closing_a_stream_aborts_the_request_in_the_engine(scripted: Make) -> None:
     llm, engine = scripted(*["one two three four five"] * 3, latency=0.05)
     async with aclosing(cast("AsyncGenerator[Any]", llm.astream("x"))) as chunks:
         await anext(chunks)

@@ -65,14 +65,14 @@ def test_every_schema_with_every_method(scripted: Make, method: Any, schema: Any
 
 
 @pytest.mark.parametrize("method", METHODS)
-async def test_streams_end_in_the_same_object(scripted: Make, method: Any) -> None:
+async def test_streams_end_with_the_same_object(scripted: Make, method: Any) -> None:
     llm, _ = scripted(echo)
     chain = llm.with_structured_output(BillDict, method=method)
     parts = [part async for part in chain.astream("Read bill 7 of 'Ann'.")]
     assert parts[-1] == await chain.ainvoke("Read bill 7 of 'Ann'.") == {"number": "Ann", "total": 7}
 
 
-def test_json_comes_in_growing_parts(scripted: Make) -> None:
+def test_json_is_streamed_in_growing_parts(scripted: Make) -> None:
     llm, _ = scripted(echo)
     parts = list(llm.with_structured_output(BillDict).stream("Read bill 7 of 'Ann'."))
     assert len(parts) > 2
@@ -127,7 +127,7 @@ class Even(BaseModel):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_what_only_pydantic_can_tell_is_a_parsing_error(scripted: Make, method: Any) -> None:
+def test_values_that_only_pydantic_rejects_are_parsing_errors(scripted: Make, method: Any) -> None:
     llm, _ = scripted(echo)
     raw = llm.with_structured_output(Even, method=method, include_raw=True)
     good, bad = raw.invoke("Say 2."), raw.invoke("Say 3.")
@@ -141,14 +141,16 @@ def test_what_only_pydantic_can_tell_is_a_parsing_error(scripted: Make, method: 
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("include_raw", [False, True])
-def test_an_answer_cut_short_is_that_and_no_parsing_error(scripted: Make, method: Any, include_raw: bool) -> None:
+def test_a_truncated_answer_is_reported_as_such_and_not_as_a_parsing_error(
+    scripted: Make, method: Any, include_raw: bool
+) -> None:
     call = "<tool_call>Even\n<arg_key>number</arg_key>\n<arg_value>2"
     llm, _ = scripted(call if method == "function_calling" else '{"number": 2', max_tokens=3)
     with pytest.raises(TruncatedOutputError):
         llm.with_structured_output(Even, method=method, include_raw=include_raw).invoke("?")
 
 
-def test_an_answer_against_the_schema_never_passes(scripted: Make) -> None:
+def test_an_answer_that_violates_the_schema_never_passes(scripted: Make) -> None:
     llm, _ = scripted('{"number": "two"}')
     with pytest.raises(InvalidOutputError, match="two"):
         llm.with_structured_output(Even).invoke("?")

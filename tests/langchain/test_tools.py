@@ -111,11 +111,11 @@ def test_objects_inside_arguments_are_closed_unless_strict_is_false(scripted: Ma
     ],
     ids=repr,
 )
-def test_every_spelling_of_a_choice(scripted: Make, choice: Any, expected: str) -> None:
+def test_every_spelling_of_a_tool_choice_works(scripted: Make, choice: Any, expected: str) -> None:
     assert asked(scripted, [find_page, clock], tool_choice=choice).tool_choice == expected
 
 
-def test_no_tools_are_no_tools(scripted: Make) -> None:
+def test_an_empty_list_of_tools_offers_none(scripted: Make) -> None:
     request = asked(scripted, [], tool_choice=None)
     assert request.tools == ()
     assert request.tool_choice == "auto"
@@ -132,7 +132,7 @@ def test_no_tools_are_no_tools(scripted: Make) -> None:
         ([], {"tool_choice": "any"}, ConstraintError, "no tools"),
     ],
 )
-def test_what_cannot_be_bound_is_refused_by_name(
+def test_tools_that_cannot_be_bound_are_refused_by_name(
     scripted: Make, tools: list[Any], options: dict[str, Any], error: type[ValueError], words: str
 ) -> None:
     with pytest.raises(error, match=words):
@@ -144,7 +144,7 @@ def test_parallel_calls_can_be_forbidden(scripted: Make) -> None:
     assert asked(scripted, [clock], parallel_tool_calls=False).parallel_tool_calls is False
 
 
-def test_a_final_format_stands_beside_the_tools(scripted: Make) -> None:
+def test_tools_can_be_combined_with_a_response_format(scripted: Make) -> None:
     request = asked(scripted, [clock], response_format=FindPage)
     assert isinstance(request.constraint, JsonSchema)
     assert request.constraint.schema["properties"].keys() == {"topic", "count"}
@@ -166,7 +166,7 @@ def test_a_final_format_stands_beside_the_tools(scripted: Make) -> None:
         ),
     ],
 )
-def test_response_formats_of_openai(scripted: Make, response_format: Any, schema: Any) -> None:
+def test_response_formats_of_openai_are_accepted(scripted: Make, response_format: Any, schema: Any) -> None:
     llm, engine = scripted(echo)
     llm.invoke("?", response_format=response_format)
     found = engine.history[0].constraint
@@ -181,7 +181,7 @@ def test_a_response_format_of_another_type_is_refused(scripted: Make) -> None:
         llm.invoke("?", response_format={"type": "json_object"}, constraint=JsonSchema({}))
 
 
-def test_another_model_for_one_call_needs_a_model_of_ones_own(scripted: Make) -> None:
+def test_a_model_name_for_one_call_needs_a_second_chat_model(scripted: Make) -> None:
     llm, _ = scripted("ok", "ok")
     assert llm.invoke("?", model="scripted").text == "ok"
     with pytest.raises(UnsupportedError, match="other"):
@@ -202,7 +202,7 @@ async def test_parallel_calls_keep_apart(scripted: Make, way: str) -> None:
     assert message.response_metadata["finish_reason"] == "tool_calls"
 
 
-def test_calls_stream_as_chunks_with_indexes_of_their_own(scripted: Make) -> None:
+def test_streamed_calls_have_their_own_chunk_indexes(scripted: Make) -> None:
     llm, _ = scripted("<think>Hm.</think>\nSo:\n" + "<tool_call>clock\n</tool_call>\n" * 2)
     chunks = [chunk for chunk in llm.bind_tools([clock]).stream("?", reasoning=True) if chunk.tool_call_chunks]
     assert [len(chunk.tool_call_chunks) for chunk in chunks] == [1, 1]
@@ -212,13 +212,13 @@ def test_calls_stream_as_chunks_with_indexes_of_their_own(scripted: Make) -> Non
 
 
 @pytest.mark.parametrize("way", ["stream", "astream"])
-async def test_thought_text_and_calls_stay_apart_in_version_1(scripted: Make, way: str) -> None:
+async def test_reasoning_text_and_calls_are_separate_blocks_in_version_1(scripted: Make, way: str) -> None:
     llm, _ = scripted("<think>Hm.</think>\nSo:\n" + "<tool_call>clock\n</tool_call>\n" * 2, output_version="v1")
     message = await ask(llm.bind_tools([clock]), way, "?", reasoning=True)
     assert [block["type"] for block in message.content_blocks] == ["reasoning", "text", "tool_call", "tool_call"]
 
 
-def test_a_tool_loop_keeps_the_thought_for_the_model(scripted: Make) -> None:
+def test_a_tool_loop_passes_the_reasoning_back_to_the_model(scripted: Make) -> None:
     llm, engine = scripted("<think>I need the time.</think>\n<tool_call>clock\n</tool_call>", "Noon.")
     bound = llm.bind_tools([clock])
     messages: list[BaseMessage] = [HumanMessage("What time is it?")]

@@ -68,7 +68,7 @@ async def test_many_pages_come_back_in_order(scripted: Make, pages: list[Page], 
     assert [result.page.number for result in results] == list(range(1, 11))
 
 
-def test_one_failing_page_of_a_batch_stays_alone(scripted: Make, pages: list[Page]) -> None:
+def test_one_page_of_a_batch_fails_alone(scripted: Make, pages: list[Page]) -> None:
     def fail_once(request: Request) -> Any:
         image = request.messages[0].parts[0]
         return OutOfMemoryError("Too big.") if isinstance(image, Image) and image.width == 61 else answer(request)
@@ -110,7 +110,7 @@ def test_a_part_may_ask_any_step_of_the_core(scripted: Make, pages: list[Page]) 
     assert isinstance(engine.history[0].constraint, JsonSchema)
 
 
-def test_a_steps_own_settings_win_and_the_rest_is_the_chat_models(scripted: Make, pages: list[Page]) -> None:
+def test_a_steps_own_settings_win_over_the_chat_models(scripted: Make, pages: list[Page]) -> None:
     llm, engine = scripted("short", seed=7, max_tokens=99)
     sampling = Sampling(max_tokens=5, stop=("END",), logprobs=3)
     step = Step("ask", "Why?", lambda completion: completion.text, sampling=sampling)
@@ -119,14 +119,14 @@ def test_a_steps_own_settings_win_and_the_rest_is_the_chat_models(scripted: Make
     assert (used.max_tokens, used.seed, used.stop, used.logprobs) == (5, 7, ("END",), 3)
 
 
-def test_a_retrying_chat_model_serves_too(scripted: Make, pages: list[Page]) -> None:
+def test_a_chat_model_with_retries_works_too(scripted: Make, pages: list[Page]) -> None:
     llm, engine = scripted(OutOfMemoryError("Too big."), "text", "summary")
     result = document_workflow(llm.with_retry(wait_exponential_jitter=False)).invoke(pages[0])
     assert (result.text, result.summary) == ("text", "summary")
     assert len(engine.history) == 3
 
 
-def test_a_message_of_another_model_is_read_as_well(pages: list[Page]) -> None:
+def test_a_message_of_another_model_is_accepted(pages: list[Page]) -> None:
     usage = {"input_tokens": 5, "output_tokens": 2, "total_tokens": 7}
 
     def other(_: Any, **options: Any) -> AIMessage:
@@ -147,7 +147,7 @@ def test_wrong_labels_are_refused_when_the_workflow_is_made() -> None:
         document_workflow(ChatGLM4V(), labels=["memo", "memo"])
 
 
-def test_an_answer_that_is_no_label_is_an_error_and_never_a_result(scripted: Make, pages: list[Page]) -> None:
+def test_an_answer_that_is_not_a_label_is_an_error(scripted: Make, pages: list[Page]) -> None:
     llm, _ = scripted("novel")
     with pytest.raises(InvalidOutputError):
         ask_step(llm, tasks.classify(["invoice", "memo"])).invoke({"page": pages[0]})

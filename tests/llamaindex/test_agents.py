@@ -110,7 +110,7 @@ async def test_a_workflow_of_agents_hands_over(scripted: Make, streaming: bool, 
 
 
 @pytest.mark.parametrize("streaming", [True, False])
-async def test_a_react_agent_acts_in_words(scripted: Make, streaming: bool, png: bytes) -> None:
+async def test_a_react_agent_calls_tools_in_text(scripted: Make, streaming: bool, png: bytes) -> None:
     llm, engine = scripted(
         '<think>Hm.</think>Thought: I must count.\nAction: count\nAction Input: {"word": "cat"}',
         "",
@@ -132,7 +132,7 @@ async def test_a_react_agent_acts_in_words(scripted: Make, streaming: bool, png:
     assert "Observation: 3" in parts_of(engine.history[1], "user")[-1].text
 
 
-async def test_a_react_agent_is_told_the_words_of_a_tool_alone(scripted: Make, png: bytes) -> None:
+async def test_a_react_agent_sees_only_the_text_of_a_tools_result(scripted: Make, png: bytes) -> None:
     """LlamaIndex writes what a tool returns into a line of text; its other agents keep the pictures."""
     llm, engine = scripted(
         'Thought: I must look.\nAction: look\nAction Input: {"page": 2}', "", "Thought: I know it.\nAnswer: A cat."
@@ -149,7 +149,7 @@ class Animal(BaseModel):
     legs: int
 
 
-async def test_an_agent_may_end_in_an_object(scripted: Make) -> None:
+async def test_an_agent_may_return_an_object(scripted: Make) -> None:
     llm, engine = scripted("It is a cat.", '{"kind": "cat", "legs": 4}')
     output, _ = await run(FunctionAgent(llm=llm, output_cls=Animal), "What is it?")
     assert output.get_pydantic_model(Animal) == Animal(kind="cat", legs=4)

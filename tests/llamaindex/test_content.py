@@ -105,7 +105,7 @@ def test_images_keep_their_order(scripted: Make, picture: PIL.Image.Image) -> No
     assert images_of(engine.history[0]) == [Image.load(each) for each in (other, picture, other)]
 
 
-def test_one_image_needs_no_list_and_none_is_none(scripted: Make, path: Path) -> None:
+def test_a_single_image_needs_no_list_and_none_means_no_image(scripted: Make, path: Path) -> None:
     llm, engine = scripted("a", "b", "c", "d", max_image_tokens=4)
     llm.complete("x", image_documents=str(path))
     for images in ([], None):
@@ -128,7 +128,7 @@ def test_one_image_needs_no_list_and_none_is_none(scripted: Make, path: Path) ->
         (lambda path: "data:image/png;base64,bm9uc2Vuc2U=", ImageFormatError, "data URI"),
     ],
 )
-def test_what_holds_no_image_is_refused(
+def test_documents_without_an_image_are_refused(
     scripted: Make, path: Path, make: Callable[[Path], Any], error: type[Exception], words: str
 ) -> None:
     llm, engine = scripted()
@@ -142,7 +142,7 @@ def parts_of(llm: GLM4VMultiModal, engine: Any, *blocks: Any) -> tuple[Part, ...
     return engine.history[-1].messages[0].parts  # type: ignore[no-any-return]
 
 
-def test_an_image_block_may_hold_its_picture_in_any_way(
+def test_an_image_block_may_contain_its_image_in_any_form(
     scripted: Make, png: bytes, png_base64: str, path: Path, uri: str, picture: PIL.Image.Image, tmp_path: Path
 ) -> None:
     bare = tmp_path / "no_suffix"
@@ -258,7 +258,7 @@ def test_a_conversation_keeps_roles_thoughts_calls_and_results(scripted: Make, p
     )
 
 
-def test_every_role_has_a_place() -> None:
+def test_every_role_is_supported() -> None:
     llm = GLM4VMultiModal(engine="scripted", engine_options={"answers": ["ok"] * len(MessageRole)})
     for role in MessageRole:
         llm.chat([ChatMessage(role=role, content="x", additional_kwargs={"tool_call_id": "c"})])
@@ -266,7 +266,7 @@ def test_every_role_has_a_place() -> None:
 
 
 @pytest.mark.parametrize("blocks", [[], [TextBlock(text="")], [TextBlock(text=" \n")]])
-def test_a_system_message_without_words_is_left_out(scripted: Make, blocks: list[TextBlock]) -> None:
+def test_an_empty_system_message_is_left_out(scripted: Make, blocks: list[TextBlock]) -> None:
     llm, engine = scripted("ok")
     llm.chat([ChatMessage(role="system", blocks=blocks), ChatMessage(content="x")])
     assert engine.history[0].messages == (Message.user("x"),)
@@ -283,7 +283,7 @@ def test_a_system_message_without_words_is_left_out(scripted: Make, blocks: list
         (ChatMessage(role="assistant", additional_kwargs={"tool_calls": [{"id": "c1"}]}), "ToolCallBlock"),
     ],
 )
-def test_messages_without_a_place_are_refused(scripted: Make, message: ChatMessage, words: str) -> None:
+def test_unsupported_messages_are_refused(scripted: Make, message: ChatMessage, words: str) -> None:
     llm, engine = scripted()
     with pytest.raises(MessageError, match=words):
         llm.chat([message])

@@ -75,7 +75,7 @@ class TestResults:
         assert (first.summary, first.label, first.model) == ("summary of page 1", "invoice", "scripted")
         assert asked(engine) == asked(engine, "summarize") == asked(engine, "classify") == list(range(1, 8))
 
-    async def test_they_are_those_of_the_core_and_of_langchain(self, scripted: Make, scans: list[Path]) -> None:
+    async def test_they_equal_those_of_the_core_and_of_langchain(self, scripted: Make, scans: list[Path]) -> None:
         llm, engine = scripted(answer, temperature=0.3)
         outcomes, _ = await run_workflow(DocumentWorkflow(llm, labels=LABELS), scans)
         questions = {(request.messages, request.sampling, request.constraint) for request in engine.history}
@@ -129,7 +129,7 @@ class TestResults:
 
 
 class TestProgress:
-    async def test_the_stream_tells_how_far_it_is(self, scripted: Make, scans: list[Path]) -> None:
+    async def test_the_event_stream_reports_progress(self, scripted: Make, scans: list[Path]) -> None:
         llm, _ = scripted(answer)
         outcomes, events = await run_workflow(DocumentWorkflow(llm), scans)
         assert [event.count for event in events if isinstance(event, PagesFound)] == [7]
@@ -137,7 +137,7 @@ class TestProgress:
         assert [(event.index, event.pages) for event in done] == [(index, 7) for index in range(7)]
         assert [event.outcome for event in done] == outcomes
 
-    async def test_pages_are_in_work_together_and_late_ones_keep_their_place(
+    async def test_pages_are_processed_concurrently_and_results_stay_in_order(
         self, scripted: Make, scans: list[Path]
     ) -> None:
         finished: list[int] = []
@@ -149,13 +149,13 @@ class TestProgress:
         assert texts(outcomes) == [f"text of page {number}" for number in range(1, 8)]
 
     @pytest.mark.parametrize("concurrency", [1, 2])
-    async def test_no_more_are_in_work_than_was_said(self, scripted: Make, scans: list[Path], concurrency: int) -> None:
+    async def test_concurrency_is_bounded(self, scripted: Make, scans: list[Path], concurrency: int) -> None:
         llm, engine = scripted(answer, latency=0.0001)
         outcomes, _ = await run_workflow(DocumentWorkflow(llm, concurrency=concurrency), scans)
         assert engine.most_at_once <= concurrency
         assert texts(outcomes) == [f"text of page {number}" for number in range(1, 8)]
 
-    async def test_breaking_off_aborts_what_is_in_work(self, scripted: Make, scans: list[Path]) -> None:
+    async def test_cancelling_aborts_running_requests(self, scripted: Make, scans: list[Path]) -> None:
         llm, engine = scripted(lambda request: ["word "] * 100_000, latency=0.0001)
         handler = DocumentWorkflow(llm).run(paths=scans[1:])
         while engine.active < 2:
@@ -164,7 +164,7 @@ class TestProgress:
         await wait_for_cancelled(engine, 2)
         assert (len(engine.cancelled), engine.active) == (2, 0)
 
-    async def test_a_run_can_be_written_down(self, scripted: Make, scans: list[Path]) -> None:
+    async def test_a_run_can_be_serialized(self, scripted: Make, scans: list[Path]) -> None:
         llm, _ = scripted(answer)
         handler = DocumentWorkflow(llm, labels=LABELS).run(paths=scans)
         outcomes = await handler
@@ -206,7 +206,7 @@ class TestFailures:
             (1, attempt, "out_of_memory") for attempt in (2, 3)
         ]
 
-    async def test_it_becomes_the_pages_failure_when_all_attempts_are_used_up(
+    async def test_it_becomes_the_pages_failure_once_all_attempts_are_used_up(
         self, scripted: Make, scans: list[Path]
     ) -> None:
         llm, engine = scripted(
@@ -229,7 +229,7 @@ class TestFailures:
         assert asked(engine, "classify") == list(range(1, 8))
 
     @pytest.mark.parametrize("error", [EngineDeadError("The worker is gone."), UnsupportedError("No such thing.")])
-    async def test_what_all_pages_would_meet_ends_the_run(
+    async def test_errors_that_affect_every_page_end_the_run(
         self, scripted: Make, scans: list[Path], error: Exception
     ) -> None:
         llm, _ = scripted(lambda request: error)

@@ -49,7 +49,7 @@ def questions(requests: list[Request]) -> list[tuple[Any, ...]]:
     )
 
 
-async def test_a_model_that_reads_the_order_out_is_asked_the_same_things(
+async def test_a_model_that_transcribes_the_injected_order_is_asked_the_same_questions(
     scripted: Make, page: Path, order: str, tmp_path: Path
 ) -> None:
     def reads(request: Request) -> str:
@@ -67,14 +67,14 @@ async def test_a_model_that_reads_the_order_out_is_asked_the_same_things(
     assert outcome.label == "letter"
 
 
-async def test_a_model_that_obeys_the_order_gives_no_label(scripted: Make, page: Path, order: str) -> None:
+async def test_a_model_that_obeys_the_injected_order_gives_no_label(scripted: Make, page: Path, order: str) -> None:
     llm, _ = scripted(lambda request: "approved" if step_of(request) == "classify" else order)
     (outcome,), _ = await run_workflow(DocumentWorkflow(llm, labels=LABELS), page)
     assert isinstance(outcome, PageFailure)
     assert (outcome.error.code, getattr(outcome.partial, "label", "none")) == ("output_invalid", None)
 
 
-async def test_a_call_that_is_written_in_the_text_is_not_made(scripted: Make, page: Path, order: str) -> None:
+async def test_a_tool_call_in_the_text_of_a_page_is_not_executed(scripted: Make, page: Path, order: str) -> None:
     llm, engine = scripted(lambda request: order)
     documents = GLM4VReader().load_data(page)
     (node,) = await GLM4VOCRTransform(llm=llm).acall(documents)
@@ -93,7 +93,7 @@ def test_text_of_a_page_stays_inside_its_wrapping(order: str) -> None:
     assert question == "\n" + tasks.classify(LABELS).prompt
 
 
-async def test_a_real_model_can_choose_among_the_labels_alone(page: Path) -> None:
+async def test_a_real_model_can_choose_only_among_the_labels(page: Path) -> None:
     with Glm4v.load("tiny") as model:
         workflow = DocumentWorkflow(GLM4VMultiModal(glm4v=model, max_tokens=40), labels=LABELS)
         (outcome,), _ = await run_workflow(workflow, page)

@@ -56,7 +56,7 @@ def test_it_works_where_llama_index_has_no_multi_modal_class(
     assert recorder.names() == ["LLMCompletionStartEvent", "LLMCompletionEndEvent"]
 
 
-def test_metadata_is_that_of_the_loaded_model(scripted: Make) -> None:
+def test_metadata_describes_the_loaded_model(scripted: Make) -> None:
     llm, engine = scripted(max_tokens=50, context=9000)
     metadata = llm.metadata
     assert (metadata.context_window, metadata.num_output, metadata.model_name) == (9000, 50, "scripted")
@@ -65,7 +65,7 @@ def test_metadata_is_that_of_the_loaded_model(scripted: Make) -> None:
     assert engine.history == []
 
 
-def test_metadata_knows_where_a_limit_comes_from(scripted: Make) -> None:
+def test_metadata_says_where_a_limit_comes_from(scripted: Make) -> None:
     family, engine = scripted()
     assert family.metadata.num_output == engine.info.family.sampling.max_tokens
     short, _ = scripted(context=1000)
@@ -83,12 +83,12 @@ def test_observers_get_no_secrets_and_load_nothing(recorder: Recorder) -> None:
     assert "hush" not in repr(payload)
 
 
-def test_making_one_is_free_and_imports_nothing_heavy() -> None:
+def test_creating_one_imports_nothing_heavy() -> None:
     code = "import sys; from llamaindex_glm4v import GLM4V; GLM4V(); print({'torch', 'vllm'} & set(sys.modules))"
     assert run(code) == "set()\n"
 
 
-def test_it_stands_among_the_integrations_of_llama_index_too(tmp_path: Path) -> None:
+def test_it_can_be_imported_from_llama_indexs_integrations_namespace(tmp_path: Path) -> None:
     neighbour = tmp_path / "llama_index" / "llms" / "neighbour"
     neighbour.mkdir(parents=True)
     (neighbour / "__init__.py").touch()
@@ -101,7 +101,7 @@ def test_it_stands_among_the_integrations_of_llama_index_too(tmp_path: Path) -> 
     assert run(code) == "True set()\n"
 
 
-def test_a_dict_holds_the_whole_configuration() -> None:
+def test_a_dict_contains_the_whole_configuration() -> None:
     llm = GLM4VMultiModal(
         model="some/model",
         engine="transformers",
@@ -131,7 +131,7 @@ def test_copies_share_the_loaded_model() -> None:
     llm.close()
 
 
-def test_copies_of_a_passed_model_are_it_and_cannot_leave_the_process(scripted: Make) -> None:
+def test_copies_of_an_llm_with_a_passed_model_share_it_and_cannot_be_pickled(scripted: Make) -> None:
     llm, engine = scripted("here")
     assert copy.deepcopy(llm).complete("x").text == "here"
     assert len(engine.history) == 1
@@ -190,7 +190,7 @@ async def test_a_call_with_an_option_builds_no_second_llm(way: str) -> None:
     assert len(made) == 1
 
 
-def test_completion_prompts_are_shaped_unless_formatted(scripted: Make) -> None:
+def test_completion_prompts_are_formatted_unless_they_already_are(scripted: Make) -> None:
     llm, engine = scripted("a", "b", "c", completion_to_prompt=lambda prompt: f"<{prompt}>")
     llm.complete("x")
     llm.complete("x", formatted=True)

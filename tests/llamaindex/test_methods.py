@@ -63,7 +63,7 @@ async def test_a_stream_grows_and_its_pieces_add_up(scripted: Make, way: str) ->
     assert last.raw["usage"]["completion_tokens_details"]["reasoning_tokens"] > 0
 
 
-async def test_a_thought_without_its_opening_tag_leaves_the_answer_alone(scripted: Make) -> None:
+async def test_reasoning_without_its_opening_tag_is_kept_out_of_the_answer(scripted: Make) -> None:
     llm, _ = scripted("I wonder. </think>Yes.")
     responses = await ask(llm, "astream_chat", "Is it?", thinking=True)
     assert text_of(responses[-1]) == "Yes."
@@ -73,7 +73,7 @@ async def test_a_thought_without_its_opening_tag_leaves_the_answer_alone(scripte
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_observers_hear_of_a_call_once(scripted: Make, recorder: Recorder, way: str) -> None:
+async def test_observers_are_notified_of_a_call_once(scripted: Make, recorder: Recorder, way: str) -> None:
     llm, _ = scripted("Hello there.", temperature=0.5)
     responses = await ask(llm, way, "Hi")
     kind = "LLMChat" if way in CHAT_WAYS else "LLMCompletion"
@@ -84,7 +84,7 @@ async def test_observers_hear_of_a_call_once(scripted: Make, recorder: Recorder,
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_an_answer_without_words_is_one(scripted: Make, recorder: Recorder, way: str) -> None:
+async def test_an_empty_answer_is_an_answer(scripted: Make, recorder: Recorder, way: str) -> None:
     llm, _ = scripted("")
     (answer,) = await ask(llm, way, "Hi")
     assert (text_of(answer), answer.raw["finish_reason"], answer.raw["usage"]["completion_tokens"]) == ("", "stop", 0)
@@ -102,7 +102,7 @@ class CountingEngine(ScriptedEngine):
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_usage_is_the_engines_wherever_it_is_read(
+async def test_usage_is_the_engines_own_everywhere(
     counter: TokenCountingHandler, counted: CallbackManager, way: str
 ) -> None:
     llm = GLM4VMultiModal(glm4v=Glm4v.from_engine(CountingEngine()), callback_manager=counted)
@@ -120,7 +120,7 @@ async def test_usage_is_the_engines_wherever_it_is_read(
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_log_probabilities_begin_with_the_token_itself(scripted: Make, way: str) -> None:
+async def test_log_probabilities_list_the_chosen_token_first(scripted: Make, way: str) -> None:
     tokens = (TokenLogprob("é", -0.5, (("e", -1.5), ("é", -0.5))), TokenLogprob("!", -0.25))
     llm, engine = scripted([Piece("é", 1, tokens[:1]), Piece("!", 1, tokens[1:])], logprobs=True, top_logprobs=2)
     *_, answer = await ask(llm, way, "hi")
@@ -130,7 +130,7 @@ async def test_log_probabilities_begin_with_the_token_itself(scripted: Make, way
     assert found == [[("é", -0.5, [195, 169]), ("e", -1.5, [101])], [("!", -0.25, [33])]]
 
 
-async def test_a_call_wins_over_the_constructor_and_what_neither_says_is_the_familys(scripted: Make) -> None:
+async def test_a_call_wins_over_the_constructor_and_unset_values_are_the_familys(scripted: Make) -> None:
     llm, engine = scripted("a", "b", "yes", temperature=0.5, top_k=7, stop=["END"], seed=1, thinking=False)
     await ask(llm, "chat", "x")
     await ask(llm, "complete", "x", stop=[], temperature=0.0, seed=2, thinking=True, thinking_budget=5, timeout=9.0)
@@ -168,7 +168,9 @@ async def test_failures_of_the_engine_reach_the_caller_and_the_observers(
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_a_limit_spent_on_thinking_is_told(scripted: Make, way: str, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_limit_used_up_by_reasoning_is_reported(
+    scripted: Make, way: str, caplog: pytest.LogCaptureFixture
+) -> None:
     llm, _ = scripted("<think>one two three four")
     *_, answer = await ask(llm, way, "x", thinking=True, max_tokens=3)
     assert (text_of(answer), answer.raw["finish_reason"]) == ("", "length_in_thinking")
@@ -193,7 +195,7 @@ class MeetingEngine(ScriptedEngine):
             yield piece
 
 
-async def test_calls_run_together() -> None:
+async def test_calls_run_concurrently() -> None:
     llm = GLM4VMultiModal(glm4v=Glm4v.from_engine(MeetingEngine(8)))
     answers = await asyncio.gather(*(llm.achat([ChatMessage(content="x")]) for _ in range(8)))
     assert [text_of(answer) for answer in answers] == ["here"] * 8
@@ -220,7 +222,7 @@ async def test_asynchronous_calls_read_images_outside_the_loop(scripted: Make, w
     assert threading.get_ident() not in file.threads
 
 
-async def test_breaking_off_reaches_the_engine(scripted: Make) -> None:
+async def test_closing_a_stream_aborts_the_request_in_the_engine(scripted: Make) -> None:
     llm, engine = scripted(*["one two three four five"] * 3, latency=0.05)
     question = [ChatMessage(content="x")]
     async with aclosing(await llm.astream_chat(question)) as responses:
@@ -243,7 +245,7 @@ async def test_blocking_calls_work_inside_a_running_loop(scripted: Make) -> None
     assert [text_of(response) for response in llm.stream_chat([ChatMessage(content="x")])][-1] == "and again"
 
 
-async def test_a_stream_says_what_is_wrong_when_it_is_read(scripted: Make) -> None:
+async def test_a_stream_raises_its_error_when_it_is_read(scripted: Make) -> None:
     llm, engine = scripted()
     stream: Any = llm.stream_chat([ChatMessage(role="tool", content="orphan")])
     with pytest.raises(MessageError, match="tool_call_id"):

@@ -77,9 +77,7 @@ class TestPages:
         assert "model" not in documents[0].metadata
 
     @pytest.mark.parametrize("way", ["lazy_load_data", "alazy_load_data"])
-    async def test_they_are_read_no_faster_than_they_are_asked_for(
-        self, scripted: Make, fax: Path, tmp_path: Path, way: str
-    ) -> None:
+    async def test_they_are_read_only_on_demand(self, scripted: Make, fax: Path, tmp_path: Path, way: str) -> None:
         (tmp_path / "long.tif").write_bytes(fax_tiff(40))
         llm, engine = scripted(lambda request: "a text", latency=0.0001)
         documents = iterate(GLM4VReader(llm=llm, concurrency=1), way, tmp_path / "long.tif")
@@ -87,7 +85,7 @@ class TestPages:
         await documents.aclose()  # type: ignore[attr-defined]  # a generator
         assert len(engine.history) < 40
 
-    async def test_breaking_off_aborts_what_is_in_work(self, scripted: Make, fax: Path) -> None:
+    async def test_closing_early_aborts_running_requests(self, scripted: Make, fax: Path) -> None:
         held: list[ScriptedEngine] = []
         llm, engine = scripted(only_the_first_page_ends(lambda: held[0].active, 5), latency=0.0001)
         held.append(engine)
@@ -120,19 +118,19 @@ class TestMetadata:
         }
 
     @pytest.mark.parametrize("mode", [MetadataMode.LLM, MetadataMode.EMBED])
-    def test_a_model_is_shown_the_place_alone(self, scripted: Make, fax: Path, mode: MetadataMode) -> None:
+    def test_a_model_is_shown_only_the_place(self, scripted: Make, fax: Path, mode: MetadataMode) -> None:
         llm, _ = scripted(read)
         document = GLM4VReader(llm=llm).load_data(fax)[1]
         assert document.get_content(mode) == f"file_path: {fax}\npage_label: 2\n\ntext of page 2"
 
-    def test_a_picture_file_is_its_own_page_image(self, tmp_path: Path) -> None:
+    def test_an_image_file_is_its_own_page_image(self, tmp_path: Path) -> None:
         path = tmp_path / "odd#page=1.png"
         paper(3).save(path)
         (document,) = GLM4VReader().load_data(path)
         assert isinstance(document, ImageDocument)
         assert (document.image_path, document.metadata["page_image"]) == (str(path), str(path))
 
-    def test_pictures_of_pages_are_kept_on_demand(self, fax: Path, tmp_path: Path) -> None:
+    def test_page_images_are_kept_on_request(self, fax: Path, tmp_path: Path) -> None:
         folder = tmp_path / "kept" / "pictures"
         documents = GLM4VReader(image_folder=folder).load_data(fax)
         again = GLM4VReader(image_folder=folder).load_data(fax)
@@ -192,7 +190,7 @@ class TestFailures:
             "error_hint": ImageBrokenError.hint,
         }
 
-    def test_a_page_that_the_model_fails_at_is_no_exception(self, scripted: Make, fax: Path) -> None:
+    def test_a_page_that_the_model_fails_on_follows_the_same_policy(self, scripted: Make, fax: Path) -> None:
         llm, _ = scripted(lambda request: OutOfMemoryError("Too big.") if number_of(request) == 3 else read(request))
         documents = GLM4VReader(llm=llm, errors="record").load_data(fax)
         assert [document.metadata.get("error_code") for document in documents] == [
@@ -201,7 +199,7 @@ class TestFailures:
         assert (documents[2].metadata["page"], documents[2].text) == (2, "")
 
     @pytest.mark.parametrize("errors", ["raise", "skip", "record"])
-    def test_a_dead_engine_raises_in_any_case(self, scripted: Make, fax: Path, errors: Any) -> None:
+    def test_a_dead_engine_always_raises(self, scripted: Make, fax: Path, errors: Any) -> None:
         llm, _ = scripted(lambda request: EngineDeadError("The worker is gone."))
         with pytest.raises(EngineDeadError):
             GLM4VReader(llm=llm, errors=errors).load_data(fax)
@@ -209,7 +207,7 @@ class TestFailures:
 
 class TestHost:
     @pytest.mark.parametrize("asynchronous", [False, True])
-    async def test_a_directory_reader_takes_it_for_its_suffixes(
+    async def test_a_directory_reader_uses_it_for_its_suffixes(
         self, scripted: Make, fax: Path, asynchronous: bool
     ) -> None:
         (fax.parent / "notes.txt").write_text("a note")
@@ -235,7 +233,7 @@ class TestHost:
         (missing,) = GLM4VReader(errors="record").load_data("/gone.tif", fs=fs)
         assert missing.metadata["error_code"] == "input"
 
-    def test_a_pipeline_reads_with_it(self, fax: Path) -> None:
+    def test_a_pipeline_can_use_it(self, fax: Path) -> None:
         reader = GLM4VReader(page_options={"frames": 2})
         assert isinstance(reader, BasePydanticReader)
         pipeline = IngestionPipeline(
@@ -243,7 +241,7 @@ class TestHost:
         )
         assert len(pipeline.run()) == 2
 
-    def test_it_comes_back_from_its_description_without_secrets(self) -> None:
+    def test_it_is_restored_from_its_dict_without_secrets(self) -> None:
         llm = GLM4VMultiModal(model="tiny", temperature=0.5)
         reader = GLM4VReader(llm=llm, language="zh", page_options={"dpi": 300, "password": "secret"})
         again = GLM4VReader.from_dict(reader.to_dict())
@@ -262,7 +260,7 @@ class TestQuestions:
             ({"prompt": "What is the total?"}, "GLM-OCR", "What is the total?"),
         ],
     )
-    def test_a_page_is_asked_about_in_the_way_that_was_chosen(
+    def test_the_chosen_step_is_asked(
         self, scripted: Make, fax: Path, settings: dict[str, Any], family: str, begins: str
     ) -> None:
         llm, engine = scripted(read, family=family)
@@ -270,7 +268,7 @@ class TestQuestions:
         (prompt,) = prompts(engine)
         assert prompt.startswith(begins)
 
-    def test_settings_of_the_llm_hold_and_no_tool_is_offered(self, scripted: Make, fax: Path) -> None:
+    def test_settings_of_the_llm_apply_and_no_tool_is_offered(self, scripted: Make, fax: Path) -> None:
         llm, engine = scripted(read, seed=7, max_image_tokens=64)
         GLM4VReader(llm=llm).load_data(fax)
         for request in engine.history:

@@ -81,7 +81,7 @@ async def test_chat_engines_show_the_pages_they_found(
 
 
 @pytest.mark.parametrize("engine_class", [MultiModalContextChatEngine, MultiModalCondensePlusContextChatEngine])
-async def test_a_stream_without_words_ends_a_chat_well(scripted: Make, png_base64: str, engine_class: Any) -> None:
+async def test_an_empty_stream_ends_a_chat_cleanly(scripted: Make, png_base64: str, engine_class: Any) -> None:
     llm, _ = scripted(lambda request: "")
     memory = ChatMemoryBuffer.from_defaults(llm=llm)
     chat = engine_class.from_defaults(retriever=Found(png_base64), multi_modal_llm=llm, memory=memory)
@@ -89,7 +89,7 @@ async def test_a_stream_without_words_ends_a_chat_well(scripted: Make, png_base6
     assert "".join([token async for token in stream.async_response_gen()]) == ""
 
 
-def test_an_index_takes_it_for_a_model_that_sees(
+def test_an_index_recognises_it_as_a_multi_modal_model(
     scripted: Make, png: bytes, png_base64: str, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     llm, engine = scripted("A cat.")
@@ -109,7 +109,7 @@ def test_an_index_takes_it_for_a_model_that_sees(
 
 
 @pytest.mark.parametrize("judge", [MultiModalRelevancyEvaluator, MultiModalFaithfulnessEvaluator])
-async def test_evaluators_look_at_images(scripted: Make, png_base64: str, png: bytes, judge: Any) -> None:
+async def test_evaluators_show_images_to_the_model(scripted: Make, png_base64: str, png: bytes, judge: Any) -> None:
     llm, engine = scripted("YES", "NO")
     asked: dict[str, Any] = {"query": "What is it?", "response": "A cat.", "contexts": ["a cat"]}
     asked["image_urls"] = [f"data:image/png;base64,{png_base64}"]

@@ -52,7 +52,9 @@ async def query(engine: PageQueryEngine, question: str, *, asynchronous: bool = 
 
 class TestRetriever:
     @pytest.mark.parametrize("asynchronous", [False, True])
-    async def test_nodes_say_where_they_stand(self, store: PageStore, tmp_path: Path, asynchronous: bool) -> None:
+    async def test_nodes_name_the_places_that_contain_them(
+        self, store: PageStore, tmp_path: Path, asynchronous: bool
+    ) -> None:
         retriever = PageRetriever(store, k=1)
         question = "the letter of Glacier"
         found = await retriever.aretrieve(question) if asynchronous else retriever.retrieve(question)
@@ -77,7 +79,9 @@ class TestRetriever:
             PageRetriever(store, k=0)
 
     @pytest.mark.parametrize("pictures", [False, True])
-    async def test_query_engines_of_llamaindex_take_it(self, store: PageStore, scripted: Make, pictures: bool) -> None:
+    async def test_query_engines_of_llamaindex_accept_it(
+        self, store: PageStore, scripted: Make, pictures: bool
+    ) -> None:
         llm, engine = scripted(lambda request: "22.00")
         retriever = PageRetriever(store, k=1, pictures=pictures)
         answer = await RetrieverQueryEngine.from_args(retriever, llm=llm, multimodal=pictures).aquery("Glacier letter")
@@ -119,7 +123,7 @@ class TestQueryEngine:
         assert all(not request.tools and request.thinking is False for request in engine.history)
 
     @pytest.mark.parametrize("asynchronous", [False, True])
-    async def test_pages_may_be_found_by_other_words_than_the_question(
+    async def test_pages_may_be_searched_with_different_words_than_the_question(
         self, store: PageStore, scripted: Make, asynchronous: bool
     ) -> None:
         llm, engine = scripted(read)
@@ -131,7 +135,7 @@ class TestQueryEngine:
         assert "总金额是多少？" in words_of(request)
         assert "Glacier" not in words_of(request).partition("</document>")[2]
 
-    async def test_nobody_knows(self, store: PageStore, scripted: Make) -> None:
+    async def test_a_question_that_no_page_answers_has_no_answer(self, store: PageStore, scripted: Make) -> None:
         llm, engine = scripted(lambda request: ABSENT)
         queries = PageQueryEngine(llm, PageRetriever(store))
         response = await query(queries, "Zanzibar")
@@ -140,7 +144,7 @@ class TestQueryEngine:
         assert (response.response, response.source_nodes) == (None, [])
         assert [page["answer"] for page in response.metadata["asked"]] == [None]
 
-    async def test_pictures_that_are_gone(
+    async def test_missing_images_do_not_stop_a_query(
         self, store: PageStore, scripted: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         llm, engine = scripted(read)
@@ -155,7 +159,7 @@ class TestQueryEngine:
         with pytest.raises(PageError, match="is gone"):
             await query(PageQueryEngine(llm, PageRetriever(store)), "Glacier")
 
-    def test_it_can_only_retrieve(self, store: PageStore, scripted: Make) -> None:
+    def test_it_can_retrieve_without_asking(self, store: PageStore, scripted: Make) -> None:
         llm, engine = scripted()
         (node,) = PageQueryEngine(llm, PageRetriever(store)).retrieve(QueryBundle("Glacier"))
         assert (node.text, engine.history) == (TEXTS[2], [])
@@ -174,7 +178,7 @@ class TestQueryEngine:
 
 
 @pytest.mark.parametrize("kind", ["simple", "qdrant"])
-async def test_an_index_takes_the_place_of_the_lexical_one(store: PageStore, scripted: Make, kind: str) -> None:
+async def test_a_vector_index_can_replace_the_lexical_one(store: PageStore, scripted: Make, kind: str) -> None:
     vectors: Any = SimpleVectorStore()
     if kind == "qdrant":
         vectors = QdrantVectorStore("pages", client=QdrantClient(":memory:"), index_doc_id=False)

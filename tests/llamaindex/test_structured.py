@@ -63,7 +63,7 @@ async def predict(llm: GLM4VMultiModal, way: str, prompt: Any = PROMPT, **option
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("thought", ["", THOUGHT])
-async def test_the_answer_is_an_object_held_to_its_schema(scripted: Make, way: str, thought: str) -> None:
+async def test_the_answer_is_an_object_constrained_by_its_schema(scripted: Make, way: str, thought: str) -> None:
     llm, engine = scripted(thought + ANSWER, system_prompt="Be exact.", thinking=bool(thought))
     *_, paper = await predict(llm, way, temperature=0.0)
     assert paper == PAPER
@@ -103,7 +103,7 @@ async def test_observers_see_an_object_and_the_chat_behind_it(scripted: Make, re
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_what_is_no_such_object_is_an_error(scripted: Make, way: str) -> None:
+async def test_an_answer_that_is_not_such_an_object_is_an_error(scripted: Make, way: str) -> None:
     llm, _ = scripted('{"kind": "invoice", "lines": []}', "I would say invoice.", [ANSWER[:20], ANSWER[20:]])
     with pytest.raises(InvalidOutputError, match="a paper has lines"):
         await predict(llm, way)

@@ -54,9 +54,7 @@ async def test_both_hosts_and_the_core_read_the_same(tiny: Glm4v, llm: GLM4VMult
 
 
 @pytest.mark.parametrize(("constructed", "called"), [(True, None), (False, None), (False, True), (True, False)])
-async def test_the_switch_for_thinking_reaches_the_template(
-    tiny: Glm4v, constructed: bool, called: bool | None
-) -> None:
+async def test_the_thinking_setting_reaches_the_template(tiny: Glm4v, constructed: bool, called: bool | None) -> None:
     llm = GLM4VMultiModal(glm4v=tiny, thinking=constructed)
     options = {} if called is None else {"thinking": called}
     message = (await llm.achat([about_the_scan(KIND)], **options)).message
@@ -70,7 +68,7 @@ class Letterhead(BaseModel):
     subject: str | None
 
 
-async def test_a_grammar_holds_the_answer_to_its_class(llm: GLM4VMultiModal) -> None:
+async def test_a_grammar_constrains_the_answer_to_its_class(llm: GLM4VMultiModal) -> None:
     prompt = ChatPromptTemplate([about_the_scan("Extract as JSON: {fields}.")])
     head = await llm.astructured_predict(Letterhead, prompt, fields="date, subject")
     assert head == Letterhead(date="Mar 13, 1984", subject=None)

@@ -131,7 +131,7 @@ async def test_a_broken_call_is_an_error_once_the_answer_is_over(scripted: Make,
         llm.get_tool_calls_from_response(last, error_on_no_tool_call=False)  # type: ignore[arg-type]
 
 
-async def test_no_call_is_an_error_where_one_was_expected(scripted: Make) -> None:
+async def test_a_missing_call_is_an_error_where_one_was_expected(scripted: Make) -> None:
     llm, _ = scripted("No.", "No.", "No.")
     response = llm.chat_with_tools(TOOLS, user_msg="x")
     assert llm.get_tool_calls_from_response(response, error_on_no_tool_call=False) == []
@@ -142,7 +142,7 @@ async def test_no_call_is_an_error_where_one_was_expected(scripted: Make) -> Non
     assert str(await llm.apredict_and_call(TOOLS, "x", error_on_no_tool_call=False)) == "No."
 
 
-async def test_predicted_calls_are_made(scripted: Make) -> None:
+async def test_predicted_calls_are_executed(scripted: Make) -> None:
     answer = tool_call("find", word="glue", where='{"folder": "attic"}') + tool_call("clock")
     llm, _ = scripted(answer, answer, tool_call("clock"))
     for result in (
@@ -153,7 +153,7 @@ async def test_predicted_calls_are_made(scripted: Make) -> None:
     assert str(llm.predict_and_call(TOOLS, "x")) == "noon"
 
 
-def test_a_conversation_goes_on_after_a_call(scripted: Make, png: bytes) -> None:
+def test_a_conversation_continues_after_a_call(scripted: Make, png: bytes) -> None:
     llm, engine = scripted(tool_call("page", number="2"), "It is a cat.")
     question = ChatMessage(content="What is on page 2?")
     answer = llm.chat_with_tools(TOOLS, user_msg=question)

@@ -50,7 +50,7 @@ def fax(tmp_path: Path) -> Path:
 
 class TestCache:
     @pytest.mark.parametrize("way", WAYS)
-    async def test_two_pictures_without_metadata_have_two_texts(self, scripted: Make, tmp_path: Path, way: str) -> None:
+    async def test_two_images_without_metadata_get_two_texts(self, scripted: Make, tmp_path: Path, way: str) -> None:
         llm, engine = scripted(read)
         pipeline = IngestionPipeline(transformations=[GLM4VOCRTransform(llm=llm)])
         assert not pipeline.disable_cache
@@ -67,7 +67,7 @@ class TestCache:
         assert first == await ingest(pipeline, way, pages) == [f"text of page {number}" for number in range(1, 7)]
         assert len(engine.history) == 6
 
-    async def test_one_more_page_asks_about_that_page_alone(self, scripted: Make, tmp_path: Path) -> None:
+    async def test_an_additional_page_is_the_only_one_asked(self, scripted: Make, tmp_path: Path) -> None:
         llm, engine = scripted(read)
         pipeline = IngestionPipeline(transformations=[GLM4VOCRTransform(llm=llm)])
         await ingest(pipeline, "arun", [bare(tmp_path, 1), bare(tmp_path, 2)])
@@ -75,7 +75,7 @@ class TestCache:
         assert texts == ["text of page 3", "text of page 2", "text of page 1"]
         assert [number_of(request) for request in engine.history] == [1, 2, 3]
 
-    async def test_a_picture_that_changes_behind_its_path_is_read_again(self, scripted: Make, tmp_path: Path) -> None:
+    async def test_an_image_file_that_changes_is_read_again(self, scripted: Make, tmp_path: Path) -> None:
         llm, _ = scripted(read)
         pipeline = IngestionPipeline(transformations=[GLM4VOCRTransform(llm=llm)])
         document = bare(tmp_path, 1)
@@ -93,7 +93,7 @@ class TestCache:
             ({}, {"max_image_tokens": 64}),
         ],
     )
-    async def test_another_question_misses_it(
+    async def test_a_different_question_misses_it(
         self, scripted: Make, tmp_path: Path, settings: dict[str, Any], llm_settings: dict[str, Any]
     ) -> None:
         llm, engine = scripted(read)
@@ -107,7 +107,7 @@ class TestCache:
             await ingest(IngestionPipeline(transformations=[transform], cache=pipeline_cache), "arun", [page])
         assert len(engine.history) == 2
 
-    async def test_another_model_misses_it(self, tmp_path: Path) -> None:
+    async def test_a_different_model_misses_it(self, tmp_path: Path) -> None:
         cache, pipeline_cache, page = IngestionCache(), IngestionCache(), bare(tmp_path, 1)
         for name in ("one", "other"):
             llm = GLM4VMultiModal(glm4v=Glm4v.from_engine(ScriptedEngine([f"read by {name}"], model=name)))
@@ -115,14 +115,14 @@ class TestCache:
             pipeline = IngestionPipeline(transformations=[transform], cache=pipeline_cache)
             assert await ingest(pipeline, "arun", [page]) == [f"read by {name}"]
 
-    async def test_a_failure_is_never_kept(self, scripted: Make, tmp_path: Path) -> None:
+    async def test_a_failure_is_never_cached(self, scripted: Make, tmp_path: Path) -> None:
         llm, _ = scripted(OutOfMemoryError("Too big."), read)
         pipeline = IngestionPipeline(transformations=[GLM4VOCRTransform(llm=llm, errors="record")])
         page = bare(tmp_path, 1)
         assert await ingest(pipeline, "arun", [page]) == [""]
         assert await ingest(pipeline, "arun", [page]) == ["text of page 1"]
 
-    async def test_it_is_kept_on_disk(self, scripted: Make, fax: Path, tmp_path: Path) -> None:
+    async def test_it_can_be_persisted(self, scripted: Make, fax: Path, tmp_path: Path) -> None:
         llm, engine = scripted(read)
         transform = GLM4VOCRTransform(llm=llm)
         pages = GLM4VReader().load_data(fax)
@@ -134,14 +134,14 @@ class TestCache:
         assert nodes[4].metadata["finish_reason"] == "stop"
         assert len(engine.history) == 5
 
-    def test_no_two_calls_look_equal_to_the_host(self, scripted: Make) -> None:
+    def test_no_two_calls_have_the_same_cache_key_in_the_host(self, scripted: Make) -> None:
         transform = GLM4VOCRTransform(llm=scripted()[0])
         assert get_transformation_hash([], transform) != get_transformation_hash([], transform)
 
 
 class TestNodes:
     @pytest.mark.parametrize("way", WAYS)
-    async def test_they_keep_their_order_and_are_in_work_together(self, scripted: Make, fax: Path, way: str) -> None:
+    async def test_they_are_processed_concurrently_and_stay_in_order(self, scripted: Make, fax: Path, way: str) -> None:
         finished: list[int] = []
         llm, engine = scripted(first_page_last(finished, 4), latency=0.0001)
         pipeline = IngestionPipeline(transformations=[GLM4VOCRTransform(llm=llm)])
@@ -150,12 +150,12 @@ class TestNodes:
         assert finished[-1] == 1
         assert engine.most_at_once > 1
 
-    async def test_no_more_are_in_work_than_was_said(self, scripted: Make, fax: Path) -> None:
+    async def test_concurrency_is_bounded(self, scripted: Make, fax: Path) -> None:
         llm, engine = scripted(read, latency=0.0001)
         await GLM4VOCRTransform(llm=llm, concurrency=2).acall(GLM4VReader().load_data(fax))
         assert engine.most_at_once <= 2
 
-    async def test_those_given_are_not_changed(self, scripted: Make, tmp_path: Path) -> None:
+    async def test_the_given_nodes_are_not_changed(self, scripted: Make, tmp_path: Path) -> None:
         llm, _ = scripted(read)
         page = bare(tmp_path, 1)
         (done,) = await GLM4VOCRTransform(llm=llm).acall([page])
@@ -170,7 +170,7 @@ class TestNodes:
             "finish_reason": "stop",
         }
 
-    async def test_pictures_are_found_wherever_a_node_has_them(
+    async def test_images_are_found_wherever_a_node_has_them(
         self, scripted: Make, tmp_path: Path, png_base64: str
     ) -> None:
         llm, engine = scripted(lambda request: "seen")
@@ -185,7 +185,7 @@ class TestNodes:
         assert [node.get_content() for node in done] == ["seen"] * 4
         assert len({request.messages[0].parts[0] for request in engine.history}) == 2
 
-    async def test_others_pass(self, scripted: Make, tmp_path: Path) -> None:
+    async def test_nodes_without_an_image_pass_through(self, scripted: Make, tmp_path: Path) -> None:
         llm, engine = scripted(read)
         known = ImageNode(image_path=str(tmp_path / "unread.png"), text="a caption")
         failed = TextNode(text="", metadata={"file_path": "x.pdf", "page": 1, "error_code": "page_broken"})
@@ -193,7 +193,7 @@ class TestNodes:
         assert await GLM4VOCRTransform(llm=llm).acall(nodes) == nodes
         assert engine.history == []
 
-    async def test_a_picture_survives_splitting(self, scripted: Make, fax: Path, tmp_path: Path) -> None:
+    async def test_an_image_survives_splitting(self, scripted: Make, fax: Path, tmp_path: Path) -> None:
         llm, _ = scripted(read)
         documents = GLM4VReader(image_folder=tmp_path / "pictures").load_data(fax)
         pipeline = IngestionPipeline(transformations=[GLM4VOCRTransform(llm=llm), SentenceSplitter()])
@@ -230,7 +230,7 @@ class TestFailures:
         ]
         assert done[1].metadata["error_code"] == "page"
 
-    async def test_a_picture_outside_of_the_root_is_refused(self, scripted: Make, tmp_path: Path) -> None:
+    async def test_an_image_outside_of_the_root_is_refused(self, scripted: Make, tmp_path: Path) -> None:
         llm, engine = scripted(read)
         (tmp_path / "inside").mkdir()
         transform = GLM4VOCRTransform(llm=llm, page_options={"root": tmp_path / "inside"})
@@ -246,7 +246,7 @@ class TestFailures:
 
 
 class TestHost:
-    async def test_a_document_store_lets_changed_pages_through_alone(self, scripted: Make, tmp_path: Path) -> None:
+    async def test_a_document_store_lets_only_changed_pages_through(self, scripted: Make, tmp_path: Path) -> None:
         for number in (1, 2):
             paper(number).save(tmp_path / f"{number}.png")
         llm, engine = scripted(read)
@@ -261,7 +261,7 @@ class TestHost:
         assert await ingest(pipeline, "arun", GLM4VReader().load_data(folder)) == ["text of page 3"]
         assert len(engine.history) == 3
 
-    def test_it_comes_back_from_its_description(self) -> None:
+    def test_it_is_restored_from_its_dict(self) -> None:
         transform = GLM4VOCRTransform(llm=GLM4VMultiModal(model="tiny"), prompt="What?", page_options={"dpi": 300})
         again = GLM4VOCRTransform.from_dict(transform.to_dict())
         assert (again.llm.model, again.prompt, again.page_options) == ("tiny", "What?", {"dpi": 300})

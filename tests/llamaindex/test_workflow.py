@@ -124,7 +124,7 @@ class PagesEngine(ScriptedEngine):
 
 
 @pytest.mark.parametrize("broken", [None, 2])
-async def test_pages_are_read_side_by_side_and_come_back_in_order(png: bytes, broken: int | None) -> None:
+async def test_pages_are_read_concurrently_and_come_back_in_order(png: bytes, broken: int | None) -> None:
     llm = GLM4VMultiModal(glm4v=Glm4v.from_engine(PagesEngine(broken)))
     text, summary, label = await Papers(llm).run(pages=[png] * PAGES)
     texts = [f"text {number}" if number != broken else "engine" for number in range(PAGES)]

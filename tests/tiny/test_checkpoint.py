@@ -28,13 +28,13 @@ def test_it_ends_turns_as_its_dialect_says(checkpoint: Checkpoint) -> None:
     assert checkpoint.tokenizer.eos_token == checkpoint.tokenizer.pad_token == "<|endoftext|>"
 
 
-def test_visible_tags_outlive_skipping_special_tokens(checkpoint: Checkpoint) -> None:
+def test_visible_tags_are_kept_when_special_tokens_are_skipped(checkpoint: Checkpoint) -> None:
     text = "".join(sorted(VISIBLE))
     ids = checkpoint.tokenizer(f"{text}<|user|>", add_special_tokens=False)["input_ids"]
     assert checkpoint.tokenizer.decode(ids, skip_special_tokens=True) == text
 
 
-def test_weights_without_training_are_finite_and_wide(checkpoint: Checkpoint) -> None:
+def test_untrained_weights_are_finite_and_widely_spread(checkpoint: Checkpoint) -> None:
     weights = dict(checkpoint.model.named_parameters())
     assert all(torch.isfinite(weight).all() for weight in weights.values())
     assert weights["model.language_model.embed_tokens.weight"].std() > 0.5

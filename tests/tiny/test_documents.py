@@ -61,13 +61,13 @@ def test_every_kind_occurs(drawn: list[Document]) -> None:
     assert {document.kind for document in drawn} == set(KINDS)
 
 
-def test_facts_stand_on_the_page(drawn: list[Document]) -> None:
+def test_facts_are_printed_on_the_page(drawn: list[Document]) -> None:
     for document in drawn:
         for name, value in document.facts.items():
             assert value in document.text, name
 
 
-def test_kinds_have_the_facts_that_questions_count_on(drawn: list[Document]) -> None:
+def test_kinds_have_the_facts_that_questions_rely_on(drawn: list[Document]) -> None:
     for document in drawn:
         assert {"date", "sender", "recipient"} <= set(document.facts) <= set(LABELS)
         assert ("number" in document.facts) == (document.kind in ("invoice", "receipt", "form"))

@@ -43,7 +43,7 @@ def ink_offsets(pixels: np.ndarray, glyphs: Sequence[Glyph], reach: tuple[float,
 
 @pytest.mark.parametrize("clean", [True, False])
 @pytest.mark.parametrize("seed", range(4))
-def test_letters_lie_where_they_are_said_to_lie(seed: int, clean: bool) -> None:
+def test_letters_are_printed_at_their_recorded_positions(seed: int, clean: bool) -> None:
     page, glyphs = print_page(Random(seed), SPREAD, size=24, clean=clean)
     pixels, moved = to_grid(page, glyphs)
     across, down = pixels.shape[1] / page.width, pixels.shape[0] / page.height
@@ -52,7 +52,7 @@ def test_letters_lie_where_they_are_said_to_lie(seed: int, clean: bool) -> None:
     assert np.abs(offsets).max() < 2.5
 
 
-def test_the_places_are_right_on_average_however_the_page_is_turned() -> None:
+def test_recorded_positions_are_right_on_average_at_any_skew() -> None:
     """A wrong sign of the skew would tear the corners apart by up to eight pixels."""
     for seed in range(6):
         page, glyphs = print_page(Random(seed), SPREAD, size=24)
@@ -73,7 +73,7 @@ def test_pages_of_documents_stay_within_what_the_model_sees(seed: int) -> None:
 
 
 @pytest.mark.parametrize("size", range(SMALLEST_FONT, LARGEST_FONT + 1))
-def test_the_fullest_page_fits_at_every_size(size: int) -> None:
+def test_the_fullest_page_fits_at_every_font_size(size: int) -> None:
     page, glyphs = print_page(Random(size), ["M" * columns(size)] * rows(size), size=size, clean=True)
     assert max(page.size) <= LARGEST
     assert len(glyphs) == columns(size) * rows(size)
@@ -124,7 +124,7 @@ def test_pages_become_the_size_that_the_product_shows_them_in(width: int, height
     assert (moved.x, moved.y) == pytest.approx((pixels.shape[1], pixels.shape[0] / 2))
 
 
-def test_the_family_knows_the_limit() -> None:
+def test_the_page_limit_is_that_of_the_family() -> None:
     (tiny,) = (family for family in FAMILIES if family.name == "tiny")
     assert tiny.limits.max_pixels == PIXELS["longest_edge"] / 2 == LARGEST**2
 

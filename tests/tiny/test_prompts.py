@@ -62,7 +62,7 @@ def test_the_engine_reads_prompts_as_training_wrote_them(
         assert list(map(tuple, prepared.positions.T.tolist())) == transcript.positions
 
 
-def test_answers_end_their_turn_and_are_read_without_remainder(learned: list[Transcript]) -> None:
+def test_answers_end_their_turn_and_are_parsed_completely(learned: list[Transcript]) -> None:
     for transcript in learned:
         split = transcript.read
         if split.tool_calls:
@@ -93,7 +93,7 @@ def test_a_tool_result_is_repeated_as_the_answer(learned: list[Transcript]) -> N
         assert result.parts == (Text(transcript.read.text),)
 
 
-def test_every_form_of_a_request_is_learned(learned: list[Transcript]) -> None:
+def test_every_kind_of_request_is_learned(learned: list[Transcript]) -> None:
     def parts(transcript: Transcript) -> list[type]:
         return [type(part) for message in transcript.request.messages for part in message.parts]
 

@@ -57,7 +57,7 @@ def test_ocr_answers_with_the_text() -> None:
         assert exchange.answer == document.text
 
 
-def test_thoughts_name_the_kind_and_the_date() -> None:
+def test_reasoning_names_the_kind_and_the_date() -> None:
     for maker in (questions.ocr, questions.summarize, questions.field, questions.extract, questions.classify):
         for document, language, exchange in ask(maker, 10):
             assert KIND_NAMES[language][document.kind][0] in exchange.thought
@@ -81,7 +81,7 @@ def test_a_field_is_the_fact_asked_for_or_said_to_be_absent() -> None:
     assert absent
 
 
-def test_a_name_before_a_question_stands_on_the_page_and_is_not_the_answer() -> None:
+def test_a_name_before_a_question_is_on_the_page_and_is_not_the_answer() -> None:
     def led(random: Random, document: Document, language: Language) -> tuple[Exchange, Exchange]:
         plain = questions.field(random, document, language)
         return plain, questions.named(random, document, plain)
@@ -96,7 +96,7 @@ def test_a_name_before_a_question_stands_on_the_page_and_is_not_the_answer() -> 
     assert colons == {": ", "："}
 
 
-def test_the_text_of_a_page_stands_between_its_picture_and_the_question() -> None:
+def test_the_text_of_a_page_comes_between_its_image_and_the_question() -> None:
     for document, _, plain in ask(questions.field, 3):
         exchange = questions.beside_its_text(document, plain)
         assert exchange.question == f"<document>\n{document.text}\n</document>\n{plain.question}"
@@ -118,7 +118,7 @@ def test_a_label_is_among_those_shown_and_names_the_kind() -> None:
     assert listed > 400
 
 
-def test_labels_do_not_tell_the_answer_by_their_place() -> None:
+def test_the_order_of_labels_does_not_give_the_answer_away() -> None:
     places = set()
     for _, language, exchange in ask(questions.classify):
         if found := fill(CLASSIFY[language], exchange.question):
@@ -183,7 +183,7 @@ def test_a_line_is_the_one_asked_for() -> None:
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_the_page_of_a_kind_is_told_by_its_number(language: Language) -> None:
+def test_the_page_of_a_kind_is_identified_by_its_number(language: Language) -> None:
     documents = (Document("memo", ("a",)), Document("form", ("b",)))
     names = [KIND_NAMES[language][document.kind][0] for document in documents]
     for seed in range(20):

@@ -23,13 +23,13 @@ CHINESE = sorted({character for text in every_text() for character in text if or
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(ANY_TEXT | st.sampled_from((*SPECIAL, *PHRASES))).map("".join))
-def test_any_text_comes_back(tokenizer: Tokenizer, text: str) -> None:
+def test_any_text_survives_a_round_trip(tokenizer: Tokenizer, text: str) -> None:
     assert tokenizer.decode(tokenizer.encode(text).ids, skip_special_tokens=False) == text
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.text(st.sampled_from([*PRINTABLE, " ", "\n", *CHINESE[::20]])))
-def test_a_known_character_is_one_token_whatever_stands_beside_it(tokenizer: Tokenizer, text: str) -> None:
+def test_a_known_character_is_one_token_in_any_context(tokenizer: Tokenizer, text: str) -> None:
     assume(not any(whole in text for whole in (*SPECIAL, *PHRASES)))
     single = [token for character in text for token in tokenizer.encode(character).ids]
     assert len(single) == len(text)
@@ -50,7 +50,7 @@ def test_special_tokens_are_single_and_hidden_when_they_are_in_the_46v_vocabular
     assert set(shown).isdisjoint({"<|user|>", "<|endoftext|>", "<|image|>", "[gMASK]"})
 
 
-def test_every_control_token_of_the_dialect_is_there(tokenizer: Tokenizer) -> None:
+def test_the_vocabulary_has_every_control_token_of_the_dialect(tokenizer: Tokenizer) -> None:
     assert set(GLM46V.control_tokens) <= set(SPECIAL)
     assert None not in map(tokenizer.token_to_id, GLM46V.control_tokens)
 

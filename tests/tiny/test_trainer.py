@@ -30,7 +30,7 @@ def trainer(tmp_path: Path) -> Trainer:
     return Trainer(tmp_path, seed=1, minutes=10, rate=RATE)
 
 
-def test_stopping_and_going_on_changes_nothing(tmp_path: Path, batches: list[Batch]) -> None:
+def test_stopping_and_resuming_changes_nothing(tmp_path: Path, batches: list[Batch]) -> None:
     kept, other = (Trainer(tmp_path, seed=seed, minutes=10, rate=RATE) for seed in (1, 2))
     first = kept.take_step(batches[0])
     assert first["cell"] > 0
@@ -56,7 +56,7 @@ def test_a_step_learns_everything_but_the_table_that_an_export_fills(trainer: Tr
     assert not before[same.pop()].any()
 
 
-def test_a_run_without_a_checkpoint_starts_anew(trainer: Trainer) -> None:
+def test_a_run_without_a_checkpoint_starts_from_scratch(trainer: Trainer) -> None:
     trainer.resume()
     assert (trainer.step, trainer.level.value) == (0, -1.0)
 

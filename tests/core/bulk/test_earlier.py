@@ -120,7 +120,7 @@ class TestOnlyWhatIsMissingIsAsked:
         assert (runs.out / "report.html").read_text("utf-8").count("data:image/jpeg") == 8
         assert runs() == []
 
-    def test_failures_are_tried_again_and_stand_in_their_places(self, runs: Runs) -> None:
+    def test_failed_pages_are_retried_and_keep_their_places(self, runs: Runs) -> None:
         def full_at(width: int) -> str | Exception:
             return OutOfMemoryError("full") if width in (22, 26) else f"{width} wide"
 
@@ -129,7 +129,7 @@ class TestOnlyWhatIsMissingIsAsked:
         assert runs() == [22, 26]
         assert (runs.captions, runs.status) == (all_captions(), 0)
 
-    def test_a_run_that_goes_on_may_break_off_as_well(self, runs: Runs) -> None:
+    def test_a_resumed_run_can_be_interrupted_and_resumed_again(self, runs: Runs) -> None:
         runs(lambda width: OutOfMemoryError("full") if width in (21, 23, 27) else f"{width} wide")
         with pytest.raises(EngineDeadError):
             runs(dying_at(23))
@@ -138,7 +138,7 @@ class TestOnlyWhatIsMissingIsAsked:
         assert runs.captions == all_captions()
 
     @pytest.mark.parametrize("earlier", [False, True])
-    def test_wherever_it_is_killed(self, runs: Runs, *, earlier: bool) -> None:
+    def test_a_run_can_be_resumed_wherever_it_was_killed(self, runs: Runs, *, earlier: bool) -> None:
         """A killed run leaves results.jsonl cut anywhere; one that went on leaves the rows of those before it too."""
         runs(lambda width: OutOfMemoryError("full") if width == 22 else f"{width} wide")
         whole = (runs.out / "results.jsonl").read_bytes()
@@ -150,7 +150,7 @@ class TestOnlyWhatIsMissingIsAsked:
             assert runs() == [width for width in range(21, 29) if width == 22 or width > 20 + done]
             assert runs.captions == all_captions()
 
-    def test_pages_of_a_document(self, tmp_path: Path) -> None:
+    def test_only_the_missing_pages_of_a_document_are_asked(self, tmp_path: Path) -> None:
         first, *others = [PIL.Image.new("RGB", (width, 20)) for width in range(21, 25)]
         first.save(tmp_path / "long.tif", save_all=True, append_images=others)
         runs = Runs(tmp_path / "out", tmp_path / "long.tif", draw(tmp_path / "25.png", 25))
@@ -162,7 +162,7 @@ class TestOnlyWhatIsMissingIsAsked:
             (1, "25 wide"),
         ]
 
-    def test_a_document_broken_off_among_done_pages_loses_none(self, tmp_path: Path) -> None:
+    def test_a_document_interrupted_between_finished_pages_loses_none(self, tmp_path: Path) -> None:
         first, *others = [PIL.Image.new("RGB", (width, 20)) for width in range(21, 25)]
         first.save(tmp_path / "long.tif", save_all=True, append_images=others)
         runs = Runs(tmp_path / "out", tmp_path / "long.tif")
@@ -171,17 +171,17 @@ class TestOnlyWhatIsMissingIsAsked:
             runs(dying_at(22))
         assert runs.captions == ["21 wide", None, "23 wide", "24 wide"]
 
-    def test_with_nothing_there_it_begins(self, runs: Runs) -> None:
+    def test_resuming_without_earlier_results_starts_a_new_run(self, runs: Runs) -> None:
         assert len(runs()) == 8
 
-    def test_others_pages_may_be_in_flight(self, runs: Runs) -> None:
+    def test_resuming_works_with_several_pages_in_flight(self, runs: Runs) -> None:
         runs(lambda width: OutOfMemoryError("full") if width % 2 else f"{width} wide")
         assert sorted(runs(concurrency=4)) == [21, 23, 25, 27]
         assert runs.captions == all_captions()
 
 
 class TestFiles:
-    def test_changed_content_is_asked_anew(self, runs: Runs, photos: Path) -> None:
+    def test_a_file_with_changed_content_is_asked_again(self, runs: Runs, photos: Path) -> None:
         runs()
         status = (photos / "23.png").stat()
         draw(photos / "23.png", 33)
@@ -189,36 +189,36 @@ class TestFiles:
         assert runs() == [33]
         assert runs.captions[2] == "33 wide"
 
-    def test_new_files_find_their_places(self, runs: Runs, photos: Path) -> None:
+    def test_rows_of_new_files_are_in_file_order(self, runs: Runs, photos: Path) -> None:
         runs()
         draw(photos / "22a.png", 40)
         assert runs() == [40]
         assert [Path(row["source"]).stem for row in runs.rows][:4] == ["21", "22", "22a", "23"]
 
-    def test_results_of_files_that_are_gone_stay_at_the_end(self, runs: Runs, photos: Path) -> None:
+    def test_results_of_deleted_files_are_kept_at_the_end(self, runs: Runs, photos: Path) -> None:
         runs(lambda width: OutOfMemoryError("full") if width == 23 else f"{width} wide")
         (photos / "22.png").unlink()
         (photos / "23.png").unlink()  # a failure, of which nothing remains
         assert runs() == []
         assert runs.captions == ["21 wide", *all_captions()[3:], "22 wide"]
 
-    def test_paths_may_be_written_in_another_way(
-        self, runs: Runs, photos: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_paths_may_be_spelled_differently(self, runs: Runs, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         runs()
         monkeypatch.chdir(photos.parent)
         runs.paths = [Path("photos")]
         assert runs() == []
         assert runs.rows[0]["source"] == "photos/21.png"
 
-    def test_entirely_other_files_are_refused(self, runs: Runs, tmp_path: Path) -> None:
+    def test_resuming_with_entirely_different_files_is_refused(self, runs: Runs, tmp_path: Path) -> None:
         runs()
         runs.paths = [draw(tmp_path / "other.png", 50)]
         with pytest.raises(ConfigError, match=r"None of these files is in the results.*21\.png"):
             runs()
         assert runs.captions == all_captions()
 
-    def test_a_whole_unchanged_file_is_not_opened_once_the_report_is_full(self, photos: Path, tmp_path: Path) -> None:
+    def test_a_finished_unchanged_file_is_not_opened_once_the_report_is_full(
+        self, photos: Path, tmp_path: Path
+    ) -> None:
         rows = []
         for file in sorted(photos.iterdir()):
             page = PageInfo(str(file), 1, 2 if file.stem == "22" else 1, f"pixels of {file.stem}")
@@ -250,7 +250,7 @@ class TestSettings:
             (RunPlan(task="caption", prompt="long " * 100), {}, "…"),
         ],
     )
-    def test_other_settings_are_refused_before_the_model_is_loaded(
+    def test_different_settings_are_refused_before_the_model_is_loaded(
         self, runs: Runs, plan: RunPlan, options: PageOptions, named: str
     ) -> None:
         runs()
@@ -263,7 +263,7 @@ class TestSettings:
         assert "--overwrite" in caught.value.hint
         assert runs.captions == all_captions()
 
-    def test_another_model_is_refused(self, runs: Runs) -> None:
+    def test_a_different_model_is_refused(self, runs: Runs) -> None:
         runs()
         settings = runs.out / "settings.json"
         settings.write_text(settings.read_text("utf-8").replace('"scripted"', '"zai-org/GLM-OCR"'), "utf-8")
@@ -271,7 +271,7 @@ class TestSettings:
             runs()
         assert len((runs.out / "results.jsonl").read_text("utf-8").splitlines()) == 8
 
-    def test_what_changes_no_result_may_change(self, runs: Runs) -> None:
+    def test_settings_that_do_not_affect_results_may_change(self, runs: Runs) -> None:
         runs(options={"max_pages": 5})
         assert runs(options={"max_pages": 9, "password": "x"}, concurrency=3) == []
 
@@ -284,7 +284,7 @@ class TestSettings:
         with pytest.raises(ConfigError, match=r"settings\.json, which says how the results were made"):
             runs()
 
-    def test_overwriting_begins_anew(self, runs: Runs) -> None:
+    def test_overwriting_discards_earlier_results(self, runs: Runs) -> None:
         runs()
         (runs.out / "results.jsonl").rename(runs.out / "results.earlier.jsonl")  # as after a kill
         assert len(runs(plan=RunPlan(prompt="How wide?"), resume=False, overwrite=True)) == 8
@@ -292,7 +292,7 @@ class TestSettings:
         assert runs(plan=RunPlan(prompt="How wide?")) == []
 
     @pytest.mark.parametrize("line", ["{}", "text", '"text"', '{"source": 5}'])
-    def test_lines_that_are_no_rows_are_named(self, runs: Runs, line: str) -> None:
+    def test_lines_that_are_not_rows_are_named(self, runs: Runs, line: str) -> None:
         runs()
         with (runs.out / "results.jsonl").open("a") as file:
             file.write(f"{line}\n")

@@ -85,7 +85,7 @@ def test_hostile_text_stays_text(tmp_path: Path, picture: str) -> None:
     assert not {name for _, attributes in elements.found for name in attributes if name.startswith("on")}
 
 
-def test_policy_lets_nothing_in_but_its_own_style(tmp_path: Path) -> None:
+def test_the_content_security_policy_allows_only_the_reports_own_style(tmp_path: Path) -> None:
     text = written(tmp_path)
     style = re.search("<style>(.*)</style>", text, re.DOTALL)
     assert style is not None
@@ -98,7 +98,7 @@ def test_policy_lets_nothing_in_but_its_own_style(tmp_path: Path) -> None:
     assert "style=" not in text
 
 
-def test_picture_is_a_small_jpeg(picture: str) -> None:
+def test_the_page_image_is_a_small_jpeg(picture: str) -> None:
     kind, _, data = picture.partition(",")
     assert kind == "data:image/jpeg;base64"
     with PIL.Image.open(io.BytesIO(base64.b64decode(data))) as shown:
@@ -119,7 +119,7 @@ def test_values_and_failures_are_shown(tmp_path: Path, picture: str) -> None:
     assert "3 pages: 2 done, 1 failed, 1 with warnings." in text
 
 
-def test_a_failure_shows_what_was_found_all_the_same(tmp_path: Path, picture: str) -> None:
+def test_a_failed_page_still_shows_the_results_of_its_other_steps(tmp_path: Path, picture: str) -> None:
     found = DocumentResult(PageInfo("scan.png", 1, 1), text="12 < 13", label="发票")
     failure = PageFailure(found.page, Failure("out_of_memory", "Too big.", "Scale it down."), found)
     text = written(tmp_path, (failure, picture))
@@ -130,7 +130,7 @@ def test_a_failure_shows_what_was_found_all_the_same(tmp_path: Path, picture: st
     assert [image["src"] for image in Elements(text).attributes("img")] == [picture]
 
 
-def test_pictures_of_failures_count_too(tmp_path: Path, picture: str) -> None:
+def test_images_of_failed_pages_count_towards_the_limit(tmp_path: Path, picture: str) -> None:
     found = DocumentResult(PageInfo("scan.png", 1, 1), text="x")
     failure = PageFailure(found.page, Failure("out_of_memory", "Too big.", "Scale it down."), found)
     with closing(ReportWriter(tmp_path, COLUMNS, "en", most_pictures=2)) as writer:
@@ -139,7 +139,7 @@ def test_pictures_of_failures_count_too(tmp_path: Path, picture: str) -> None:
             assert writer.is_full is full
 
 
-def test_chinese(tmp_path: Path) -> None:
+def test_a_report_can_be_in_chinese(tmp_path: Path) -> None:
     text = written(tmp_path, (result(), None), language="zh")
     assert '<html lang="zh-CN">' in text
     assert "第 2 页，共 3 页" in text
@@ -147,7 +147,7 @@ def test_chinese(tmp_path: Path) -> None:
     assert '<meta charset="utf-8">' in text
 
 
-def test_beyond_its_bound_only_failures_are_added(tmp_path: Path) -> None:
+def test_past_the_limit_only_failures_are_added(tmp_path: Path) -> None:
     failure = PageFailure(PageInfo("late.png"), Failure("image_not_found", "No file.", "Check the path."))
     pages = [(result(text=f"number {place}"), None) for place in range(5)]
     text = written(tmp_path, *pages, (failure, None), most_pictures=2)

@@ -59,7 +59,7 @@ def test_a_failure_has_the_values_of_the_steps_that_succeeded() -> None:
     assert (row["warnings"], row["model"], list(row["steps"])) == (["ocr:length"], "tiny", ["ocr"])
 
 
-def test_names_that_are_no_utf8_come_back_as_they_were(tmp_path: Path) -> None:
+def test_file_names_that_are_not_utf8_are_read_back_unchanged(tmp_path: Path) -> None:
     source = os.fsdecode(b"caf\xe9.png")
     write(tmp_path, row_of(PageFailure(PageInfo(source), FAILED.error), ("text",)))
     export(tmp_path)
@@ -69,7 +69,7 @@ def test_names_that_are_no_utf8_come_back_as_they_were(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
-def test_a_full_disk_is_named(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported(tmp_path: Path) -> None:
     (tmp_path / "results.jsonl").symlink_to("/dev/full")
     writer = RowWriter(tmp_path)
     with pytest.raises(ConfigError, match=r"results\.jsonl cannot be written: No space left"):
@@ -114,7 +114,7 @@ def test_field_names_are_escaped_as_well(tmp_path: Path) -> None:
     assert "fields.x" in cells(tmp_path)[0]
 
 
-def test_fields_that_are_no_object_share_one_cell(tmp_path: Path) -> None:
+def test_fields_that_are_not_an_object_share_one_cell(tmp_path: Path) -> None:
     write(tmp_path, {**row_of(DONE, ("fields",)), "fields": [1, 2]})
     export(tmp_path)
     assert cells(tmp_path)[0]["fields"] == "[1, 2]"
@@ -126,11 +126,11 @@ def test_formulas_are_escaped(start: str) -> None:
 
 
 @pytest.mark.parametrize("value", ["a=b", "", "'=x", -5, None, True])
-def test_other_values_stay(value: object) -> None:
+def test_other_values_are_unchanged(value: object) -> None:
     assert escape_formula(value) == value
 
 
-def test_no_rows_still_make_valid_files(tmp_path: Path) -> None:
+def test_files_without_rows_are_valid(tmp_path: Path) -> None:
     write(tmp_path)
     export(tmp_path)
     assert json.loads((tmp_path / "results.json").read_text()) == []
@@ -138,11 +138,11 @@ def test_no_rows_still_make_valid_files(tmp_path: Path) -> None:
 
 
 class TestFolder:
-    def test_is_made(self, tmp_path: Path) -> None:
+    def test_a_missing_folder_is_created(self, tmp_path: Path) -> None:
         prepare_folder(tmp_path / "a" / "b", overwrite=False)
         assert (tmp_path / "a" / "b").is_dir()
 
-    def test_earlier_results_are_safe(self, tmp_path: Path) -> None:
+    def test_earlier_results_are_never_overwritten_unasked(self, tmp_path: Path) -> None:
         write(tmp_path, row_of(DONE, ("text",)))
         with pytest.raises(ConfigError, match="already holds results"):
             prepare_folder(tmp_path, overwrite=False)
@@ -154,7 +154,7 @@ class TestFolder:
         with pytest.raises(ConfigError, match="already holds results"):
             prepare_folder(tmp_path)
 
-    def test_one_that_takes_no_files_is_named(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_folder_that_cannot_be_written_to_is_named(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def refuse(*_: object, **__: object) -> None:
             raise PermissionError(13, "Permission denied")
 
@@ -162,7 +162,7 @@ class TestFolder:
         with pytest.raises(ConfigError, match="cannot be written: Permission denied"):
             prepare_folder(tmp_path)
 
-    def test_a_file_in_its_place_is_named(self, tmp_path: Path) -> None:
+    def test_a_file_with_the_folders_name_is_reported(self, tmp_path: Path) -> None:
         (tmp_path / "out").write_text("x")
         with pytest.raises(ConfigError, match="cannot be made"):
             prepare_folder(tmp_path / "out", overwrite=False)

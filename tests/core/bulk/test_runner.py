@@ -49,7 +49,7 @@ def dies_at(page: int) -> Callable[[Request], Any]:
     return lambda request: EngineDeadError("worker gone") if number_of(request) == page else read(request)
 
 
-def test_results_and_callbacks(job: BulkJob) -> None:
+def test_results_are_written_and_callbacks_called(job: BulkJob) -> None:
     started: list[Found] = []
     pages: list[FinishedPage] = []
     ended: list[Totals] = []
@@ -75,7 +75,7 @@ def test_a_row_is_on_disk_before_its_page_is_reported(job: BulkJob) -> None:
     assert written == [1, 2, 3, 4]
 
 
-def test_going_on_after_the_engine_died(job: BulkJob) -> None:
+def test_a_run_can_be_resumed_after_the_engine_died(job: BulkJob) -> None:
     ended: list[Totals] = []
     with pytest.raises(EngineDeadError):
         run(job, model(dies_at(3)), on_end=ended.append)
@@ -160,7 +160,7 @@ class TestPromptsOfAFamily:
         assert self.prompts(job, OCR) == {"Text Recognition:"}
         assert self.prompts(job, Workflow({"text": tasks.ocr("zh")})) == {"Text Recognition:"}
 
-    def test_leave_a_prompt_of_the_callers_alone(self, job: BulkJob) -> None:
+    def test_leave_the_callers_own_prompt_alone(self, job: BulkJob) -> None:
         mine = replace(tasks.ocr(), prompt="Read it, please.")
         assert self.prompts(job, Workflow({"text": mine})) == {"Read it, please."}
 

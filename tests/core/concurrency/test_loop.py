@@ -64,7 +64,7 @@ async def test_a_sync_call_works_where_a_loop_is_running() -> None:
     assert Glm4v.from_engine(ScriptedEngine(["as in a notebook"])).generate(ASKED).text == "as in a notebook"
 
 
-def test_a_model_loads_though_every_thread_of_the_loop_waits_for_it() -> None:
+def test_a_model_loads_even_while_every_thread_of_the_loop_waits_for_it() -> None:
     def load(_: int) -> None:
         Glm4v.load("crowded", "scripted", answers=["fine"]).close()
 
@@ -131,7 +131,7 @@ def test_a_stream_ends_with_its_event_loop() -> None:
 
 # Python itself complains about a generator whose loop was closed before it.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_loop_that_is_gone_does_not_hurt_the_engine() -> None:
+def test_a_closed_event_loop_does_not_harm_the_engine() -> None:
     engine = ScriptedEngine([["a"] * 20, "b"], latency=0.002)
     model, loop = Glm4v.from_engine(engine), asyncio.new_event_loop()
     stream = model.astream(ASKED)
@@ -141,7 +141,7 @@ def test_a_loop_that_is_gone_does_not_hurt_the_engine() -> None:
     assert model.generate(ASKED).text == "b"
 
 
-def test_a_request_that_the_engine_loop_cancels_is_no_silent_end() -> None:
+def test_a_request_cancelled_by_the_engine_loop_does_not_end_silently() -> None:
     def cancel_everything(request: Request) -> str:
         task = asyncio.current_task()
         assert task is not None
@@ -167,11 +167,11 @@ def run_script(script: str) -> str:
     return done.stdout
 
 
-def test_a_process_may_end_in_the_middle_of_an_answer() -> None:
+def test_a_process_can_exit_in_the_middle_of_an_answer() -> None:
     assert run_script("stream = model.stream(asked)\nprint(next(stream).text)") == "a\n"
 
 
-def test_a_process_may_end_in_the_middle_of_an_iteration_in_a_loop_of_its_own() -> None:
+def test_a_process_can_exit_while_iterating_in_its_own_loop() -> None:
     script = (
         "from glm4v_core.concurrency.own_loop import iterate_in_own_loop\n"
         "stream = iterate_in_own_loop(model.astream(asked))\n"
@@ -181,7 +181,7 @@ def test_a_process_may_end_in_the_middle_of_an_iteration_in_a_loop_of_its_own() 
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
-def test_a_forked_child_gets_an_engine_loop_of_its_own() -> None:
+def test_a_forked_child_gets_its_own_engine_loop() -> None:
     script = (
         "print(model.generate(asked).text, flush=True)\n"
         "child = os.fork()\n"
@@ -193,7 +193,7 @@ def test_a_forked_child_gets_an_engine_loop_of_its_own() -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
-def test_a_forked_child_loads_for_itself_what_its_parent_has_loaded() -> None:
+def test_a_forked_child_loads_its_own_copy_of_its_parents_model() -> None:
     script = (
         "from glm4v_core.hosts import ModelSettings\n"
         "from glm4v_core.errors import EngineClosedError\n"

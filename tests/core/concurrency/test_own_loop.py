@@ -143,7 +143,7 @@ class TestNothingOfTheCallersRunsOnTheEngineLoop:
         assert caller.threads.of["callback"] <= {threading.current_thread().name}
 
     @pytest.mark.parametrize("entry", BLOCKING)
-    def test_in_blocking_calls_where_a_loop_runs(self, caller: Caller, entry: str) -> None:
+    def test_in_blocking_calls_while_a_loop_is_running(self, caller: Caller, entry: str) -> None:
         contextvars.copy_context().run(
             self.call, lambda caller: asyncio.run(in_a_loop(BLOCKING[entry], caller)), caller
         )
@@ -165,12 +165,12 @@ class TestNothingOfTheCallersRunsOnTheEngineLoop:
     async def awaited(call: Callable[[Caller], Awaitable[object]], caller: Caller) -> None:
         await call(caller)
 
-    async def test_nor_in_one_page_of_a_workflow(self, caller: Caller) -> None:
+    async def test_in_a_workflow_on_a_single_page(self, caller: Caller) -> None:
         page = next(page for page in caller.pages())
         await caller.workflow().arun(caller.model, page)
         caller.threads.check("reader")
 
-    def test_sources_that_go_away_are_forgotten_off_it_too(self, caller: Caller) -> None:
+    def test_when_deleted_files_are_removed_from_the_store(self, caller: Caller) -> None:
         ingest(caller.store, caller.model, caller.folder)
         (caller.folder / "1.png").unlink()
         assert len(ingest(caller.store, caller.model, caller.folder).forgotten) == 1
@@ -201,7 +201,7 @@ def test_a_slow_callback_does_not_hold_up_another_stream(caller: Caller) -> None
 
 
 class TestIterating:
-    def test_nothing_is_made_that_is_not_asked_for(self) -> None:
+    def test_items_are_produced_only_on_demand(self) -> None:
         made: list[int] = []
         closed: list[str] = []
 
@@ -226,7 +226,7 @@ class TestIterating:
         assert closed[0] != ENGINES
         assert list(iterate_in_own_loop(numbers())) == [0, 1, 2, 3, 4]
 
-    def test_errors_are_passed_on(self) -> None:
+    def test_errors_reach_the_caller(self) -> None:
         async def failing() -> AsyncGenerator[int, None]:
             yield 1
             raise OSError("disk gone")
@@ -236,7 +236,7 @@ class TestIterating:
         with pytest.raises(OSError, match="disk gone"):
             next(items)
 
-    def test_what_has_begun_goes_on_while_the_caller_works_on_an_item(self) -> None:
+    def test_running_work_continues_while_the_caller_handles_an_item(self) -> None:
         went_on = threading.Event()
 
         async def items() -> AsyncGenerator[int, None]:
@@ -254,7 +254,7 @@ class TestIterating:
         assert list(iterated) == []
 
     @pytest.mark.parametrize("end", ["close", "abandon"])
-    def test_ending_early_aborts_what_is_under_way(self, caller: Caller, end: str) -> None:
+    def test_ending_early_aborts_running_work(self, caller: Caller, end: str) -> None:
         def reply(request: Request) -> Iterator[str]:
             first = len(engine.history) == 1
             for _ in range(100_000):
@@ -272,7 +272,7 @@ class TestIterating:
         gc.collect()
         wait_until(lambda: engine.cancelled and not engine.active)
 
-    def test_no_thread_is_left(self, caller: Caller) -> None:
+    def test_no_thread_is_left_behind(self, caller: Caller) -> None:
         list(caller.workflow().stream(caller.model, caller.pages()))
         wait_until(lambda: not any(thread.name == "glm4v-call" for thread in threading.enumerate()))
 
@@ -292,10 +292,10 @@ class TestInterrupts:
             run_in_own_loop(interrupt())
         wait_until(lambda: engine.cancelled)
 
-    def test_cancel_what_runs(self, caller: Caller) -> None:
+    def test_cancel_running_work(self, caller: Caller) -> None:
         self.interrupted(caller)
 
-    def test_cancel_what_runs_beside_a_loop(self, caller: Caller) -> None:
+    def test_cancel_running_work_while_a_loop_is_running(self, caller: Caller) -> None:
         async def notebook() -> None:
             self.interrupted(caller)
 
@@ -306,7 +306,7 @@ class TestInterrupts:
             loop.close()
 
 
-def test_the_callers_own_loop_setting_is_left_alone() -> None:
+def test_the_callers_event_loop_setting_is_left_alone() -> None:
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
     try:

@@ -60,7 +60,7 @@ pieces = st.sampled_from(["<|begin_of_box|>", "[1,2,3,4]", '{"bbox_2d": [', '"la
 
 @settings(deadline=None)
 @given(st.lists(pieces | st.text(max_size=5), max_size=12).map("".join))
-def test_boxes_lie_inside_the_image_whatever_is_written(text: str) -> None:
+def test_boxes_lie_inside_the_image_whatever_the_model_writes(text: str) -> None:
     for box in find_boxes(text, SIZES):
         assert 0 <= box.x1 <= box.x2 <= 2000
         assert 0 <= box.y1 <= box.y2 <= 500

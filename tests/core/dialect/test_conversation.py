@@ -99,7 +99,7 @@ def test_odd_but_sensible_conversations_are_rendered(dialect: Dialect) -> None:
 
 
 @every_dialect
-def test_no_control_token_gets_through_from_any_place(dialect: Dialect) -> None:
+def test_no_control_token_gets_through_anywhere(dialect: Dialect) -> None:
     for token in dialect.control_tokens:
         if token in ("<think>", "</think>", *(dialect.answer or ())):
             continue  # in the assistant's own text these mark the thought, which another test covers
@@ -201,7 +201,7 @@ def test_images_are_in_the_order_of_their_placeholders(dialect: Dialect, message
 
 @settings(max_examples=150, deadline=None)
 @given(messages=conversations())
-def test_moved_images_keep_their_order_too(messages: tuple[Message, ...]) -> None:
+def test_images_that_are_moved_keep_their_order(messages: tuple[Message, ...]) -> None:
     prompt = template(GLM45V).render(Request(marked(messages)))
     shown = re.findall(rf"(?:#(\d+)#|\[image \d+\]){re.escape(PLACEHOLDER)}", prompt.text)
     moved = iter(re.findall(r"#(\d+)#\[image \d+\]", prompt.text))

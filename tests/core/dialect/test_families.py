@@ -45,7 +45,7 @@ def test_model_type_alone_does_not_decide() -> None:
     assert recognise(config, vocabulary, template) is thinking
 
 
-def test_shape_separates_families_of_one_dialect() -> None:
+def test_the_network_shape_separates_families_of_one_dialect() -> None:
     _, vocabulary, template = checkpoint(FAMILIES[-1])
     names = [recognise({"model_type": kind}, vocabulary, template).name for kind in ("glm4v", "glm4v_moe", "glm_ocr")]
     assert names == ["GLM-4.6V-Flash", "GLM-4.6V", "GLM-OCR"]
@@ -55,7 +55,7 @@ def test_shape_separates_families_of_one_dialect() -> None:
     ("context", "name"),
     [(2_048, "tiny"), (4_096, "tiny"), (8_192, "GLM-4.6V-Flash"), (1_000_000, "GLM-4.6V-Flash")],
 )
-def test_context_separates_the_tiny_model(context: int, name: str) -> None:
+def test_the_context_length_identifies_the_tiny_model(context: int, name: str) -> None:
     _, vocabulary, template = checkpoint(FAMILIES[-1])
     config = {"model_type": "glm4v", "text_config": {"max_position_embeddings": context}}
     assert recognise(config, vocabulary, template).name == name
@@ -81,7 +81,7 @@ def test_an_unknown_checkpoint_is_refused(config: dict[str, Any], vocabulary: se
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
-def test_rows_are_complete(family: Family) -> None:
+def test_every_family_has_complete_data(family: Family) -> None:
     sampling = family.sampling
     settings = (sampling.temperature, sampling.top_p, sampling.top_k, sampling.repetition_penalty, sampling.max_tokens)
     assert None not in settings
@@ -92,7 +92,7 @@ def test_rows_are_complete(family: Family) -> None:
     assert not family.thinking or family.dialect.think
 
 
-def test_published_numbers() -> None:
+def test_families_have_their_published_numbers() -> None:
     rows = {family.name: family for family in FAMILIES}
     assert rows["GLM-4.1V-9B-Thinking"].hub_ids == (
         "zai-org/GLM-4.1V-9B-Thinking",

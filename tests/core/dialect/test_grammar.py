@@ -62,7 +62,9 @@ def request(constraint: Constraint | None = None, **settings: Any) -> Request:
         (Regex(r"[0-9]{4}/\d\d|\p{Han}+"), ["2024/05", "发票"], ["2024-05", "24/05", "2024/05 "]),
     ],
 )
-def test_final_answers(dialect: Dialect, constraint: Constraint, good: list[str], bad: list[str]) -> None:
+def test_final_answers_follow_their_constraint(
+    dialect: Dialect, constraint: Constraint, good: list[str], bad: list[str]
+) -> None:
     text = grammar(dialect, request(constraint))
     assert {answer: accepts(dialect, text, answer) for answer in good + bad} == {
         **dict.fromkeys(good, True),
@@ -117,7 +119,7 @@ def test_tools_and_a_constraint_mean_calls_or_the_final_answer() -> None:
     assert not accepts(GLM46V, forbidden, tool_call("clock"))
 
 
-def test_further_arguments_only_where_the_schema_asks_for_them() -> None:
+def test_additional_arguments_are_allowed_only_where_the_schema_asks_for_them() -> None:
     labels = Tool("label", parameters={"type": "object", "additionalProperties": {"type": "integer"}})
     text = grammar(GLM46V, request(tools=(labels,), tool_choice="label"))
     assert accepts(GLM46V, text, tool_call("label", ("a", "1"), ("b", "2")))
@@ -140,7 +142,7 @@ def test_further_arguments_only_where_the_schema_asks_for_them() -> None:
         (True, "raw", True),
     ],
 )
-def test_strings_stand_raw_and_other_values_as_json(schema: Any, value: str, fits: bool) -> None:
+def test_strings_are_written_bare_and_other_values_as_json(schema: Any, value: str, fits: bool) -> None:
     loop = {"anyOf": [{"type": "array", "items": {"$ref": "#/$defs/loop"}}, {"$ref": "#/$defs/number"}]}
     definitions = {"loop": loop, "number": {"type": "number"}}
     tool = Tool("f", parameters={"type": "object", "properties": {"v": schema}, "$defs": definitions})
@@ -156,7 +158,7 @@ def test_the_answer_tag_of_the_older_dialect_may_come_first() -> None:
 
 
 @pytest.mark.parametrize("dialect", [GLM41V, GLM46V], ids=lambda dialect: dialect.name)
-def test_by_default_words_stay_free_and_calls_are_typed(dialect: Dialect) -> None:
+def test_by_default_text_is_unconstrained_and_calls_are_typed(dialect: Dialect) -> None:
     text = grammar(dialect, request(tools=(WEATHER, CLOCK)))
 
     def fits(answer: str) -> bool:
@@ -174,7 +176,7 @@ def test_by_default_words_stay_free_and_calls_are_typed(dialect: Dialect) -> Non
 
 
 @pytest.mark.parametrize("dialect", [GLM41V, GLM46V], ids=lambda dialect: dialect.name)
-def test_without_parallel_calls_there_is_one(dialect: Dialect) -> None:
+def test_without_parallel_calls_there_is_at_most_one_call(dialect: Dialect) -> None:
     for choice in ("auto", "required"):
         text = grammar(dialect, request(tools=(CLOCK,), tool_choice=choice, parallel_tool_calls=False))
         assert accepts(dialect, text, tool_call("clock"))
@@ -254,12 +256,12 @@ def test_wrong_constraints_are_refused_before_anything_runs(wrong: Request, mess
     "constraint",
     [Regex("(a"), Regex("a(?=b)"), JsonSchema({"not": {"type": "string"}})],
 )
-def test_what_the_compiler_cannot_do_is_refused_by_name(constraint: Constraint) -> None:
+def test_schemas_that_the_compiler_does_not_support_are_refused_by_name(constraint: Constraint) -> None:
     with pytest.raises(ConstraintError, match="cannot be compiled"):
         compile_grammar(request(constraint), GLM46V)
 
 
-def test_a_reference_into_nothing_in_a_tool_is_refused() -> None:
+def test_a_dangling_reference_in_a_tool_is_refused() -> None:
     tool = Tool("f", parameters={"type": "object", "properties": {"v": {"$ref": "#/$defs/missing"}}})
     with pytest.raises(ConstraintError, match="schema of tool 'f' refers to"):
         check_tools(request(tools=(tool,), tool_choice="f"))
@@ -296,6 +298,6 @@ def test_bad_answers_are_errors(constraint: Constraint, answer: str, message: st
 
 
 @pytest.mark.parametrize("reference", ["#", "#/$defs/missing"])
-def test_references_that_lead_nowhere_are_the_schemas_fault(reference: str) -> None:
+def test_dangling_references_are_reported_as_errors_of_the_schema(reference: str) -> None:
     with pytest.raises(ConstraintError, match="refer"):
         check_answer("1", JsonSchema({"$ref": reference}))

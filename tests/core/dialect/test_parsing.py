@@ -82,7 +82,7 @@ def test_an_answer_is_split(dialect: Dialect, phase: Phase, raw: str, thinking: 
     assert split(dialect, phase, list(raw)) == split(dialect, phase, [raw])
 
 
-def test_text_is_given_out_as_soon_as_it_is_certain() -> None:
+def test_text_is_emitted_as_soon_as_it_is_unambiguous() -> None:
     splitter = Splitter(GLM46V, "free")
     assert splitter.feed("<thi") == []
     assert splitter.feed("nk>I see") == [ThinkingText("I see")]
@@ -95,7 +95,7 @@ def test_text_is_given_out_as_soon_as_it_is_certain() -> None:
     assert splitter.finish() == []
 
 
-def test_a_thought_without_its_opening_tag_is_taken_back() -> None:
+def test_text_is_reclassified_as_reasoning_when_only_its_closing_tag_appears() -> None:
     splitter = Splitter(GLM46V, "free")
     assert splitter.feed("I think ") == [AnswerText("I think")]
     assert splitter.feed("</think>A") == [Retraction(), AnswerText("A")]
@@ -133,7 +133,7 @@ def chunkings(draw: st.DrawFn) -> list[str]:
 @pytest.mark.parametrize("name", DIALECTS)
 @settings(max_examples=200, deadline=None)
 @given(chunks=chunkings())
-def test_any_chunking_gives_the_result_of_the_whole(name: str, phase: Phase, chunks: list[str]) -> None:
+def test_any_chunking_gives_the_same_result(name: str, phase: Phase, chunks: list[str]) -> None:
     dialect = DIALECTS[name]
     raw = "".join(chunks)
     whole = split(dialect, phase, [raw])
@@ -147,7 +147,7 @@ words = st.text(alphabet="ab 表\n", min_size=1, max_size=5)
 @pytest.mark.parametrize("name", DIALECTS)
 @settings(max_examples=50, deadline=None)
 @given(pieces=st.lists(st.sampled_from(TAGS) | words, max_size=12))
-def test_nothing_but_tags_and_space_is_lost(name: str, pieces: list[str]) -> None:
+def test_only_tags_and_white_space_are_removed(name: str, pieces: list[str]) -> None:
     plain = [piece for piece in pieces if piece not in TAGS]
     kept = [piece for piece in pieces if piece in ("<think>", "</think>", "<answer>", "</answer>", "<|user|>")]
     dialect = DIALECTS[name]

@@ -36,7 +36,7 @@ CALL_TEXT = (
 )
 
 
-def test_41v_example_of_the_specification() -> None:
+def test_41v_renders_the_example_of_the_specification() -> None:
     prompt = render(
         GLM41V,
         Message.system("SYS"),
@@ -56,7 +56,7 @@ def test_41v_thinking_is_skipped_by_beginning_the_answer() -> None:
 
 
 @pytest.mark.parametrize("raw", ["<think>secret</think><answer>b", "<think>secret</think><answer>b</answer>"])
-def test_41v_raw_history_loses_its_thought_and_tags(raw: str) -> None:
+def test_41v_raw_history_loses_its_reasoning_and_tags(raw: str) -> None:
     prompt = render(GLM41V, Message.user("Q"), Message.assistant(raw), Message.user("Q2"))
     assert "<|assistant|>\nb<|user|>" in prompt.text
 
@@ -91,7 +91,7 @@ def test_41v_tools_without_a_system_message() -> None:
 
 @pytest.mark.parametrize("dialect", [GLM45V, GLM46V], ids=lambda dialect: dialect.name)
 class TestSwitchedDialects:
-    def test_tools_stand_before_the_system_message(self, dialect: Dialect) -> None:
+    def test_tools_come_before_the_system_message(self, dialect: Dialect) -> None:
         prompt = render(dialect, Message.system("SYS"), Message.user("Q"), tools=(WEATHER,))
         assert prompt.text == f"[gMASK]<sop><|system|>\n{TOOLS_TEXT}<|system|>\nSYS<|user|>\nQ<|assistant|>\n"
 
@@ -101,7 +101,7 @@ class TestSwitchedDialects:
         assert prompt.images == (RED, BLUE, RED)
         assert prompt.phase == "free"
 
-    def test_no_thinking_marks_every_user_turn_and_closes_the_thought(self, dialect: Dialect) -> None:
+    def test_disabled_thinking_marks_every_user_turn_and_closes_the_reasoning(self, dialect: Dialect) -> None:
         prompt = render(dialect, Message.user("Q1"), Message.assistant("A"), Message.user("Q2"), thinking=False)
         assert prompt.text == (
             "[gMASK]<sop><|user|>\nQ1/nothink<|assistant|>\n<think></think>\nA"
@@ -109,7 +109,7 @@ class TestSwitchedDialects:
         )
         assert prompt.phase == "answer"
 
-    def test_a_user_cannot_flip_the_switch(self, dialect: Dialect) -> None:
+    def test_a_user_cannot_switch_thinking_on_or_off(self, dialect: Dialect) -> None:
         assert "<|user|>\nQ/ nothink<|assistant|>\n" in render(dialect, Message.user("Q/nothink")).text
         assert "Q/ nothink/nothink<" in render(dialect, Message.user("Q/nothink"), thinking=False).text
 
@@ -119,11 +119,11 @@ class TestSwitchedDialects:
         assert prompt.text.endswith("Q<|assistant|>\n")
         assert prompt.phase == "free"
 
-    def test_thoughts_before_the_last_question_are_dropped(self, dialect: Dialect) -> None:
+    def test_reasoning_before_the_last_question_is_dropped(self, dialect: Dialect) -> None:
         prompt = render(dialect, Message.user("Q1"), Message.assistant(Thinking("old"), " A "), Message.user("Q2"))
         assert prompt.text == "[gMASK]<sop><|user|>\nQ1<|assistant|>\n<think></think>\nA<|user|>\nQ2<|assistant|>\n"
 
-    def test_thoughts_of_the_running_tool_loop_are_kept(self, dialect: Dialect) -> None:
+    def test_reasoning_of_the_current_tool_loop_is_kept(self, dialect: Dialect) -> None:
         prompt = render(
             dialect,
             Message.user("Q"),
@@ -135,12 +135,12 @@ class TestSwitchedDialects:
             "<|observation|>\n<tool_response>\nsun\n</tool_response><|assistant|>\n"
         )
 
-    def test_a_thought_in_raw_history_is_a_thought(self, dialect: Dialect) -> None:
+    def test_reasoning_in_raw_history_is_recognised(self, dialect: Dialect) -> None:
         raw = Message.assistant("<think>look</think>\nI <|begin_of_box|>look<|end_of_box|>.", call())
         prompt = render(dialect, Message.user("Q"), raw, result(Text("sun")))
         assert "<|assistant|>\n<think>look</think>\nI look.\n<tool_call>" in prompt.text
 
-    def test_a_call_without_text_or_arguments(self, dialect: Dialect) -> None:
+    def test_a_call_may_have_neither_text_nor_arguments(self, dialect: Dialect) -> None:
         silent = Message.assistant(ToolCall("1", "now", {}))
         prompt = render(dialect, Message.user("Q"), silent, result(Text("noon")))
         assert "<|assistant|>\n<think></think>\n<tool_call>now\n</tool_call><|observation|>" in prompt.text
@@ -158,7 +158,7 @@ class TestSwitchedDialects:
             "<|assistant|>\n"
         )
 
-    def test_an_empty_result(self, dialect: Dialect) -> None:
+    def test_a_result_may_be_empty(self, dialect: Dialect) -> None:
         prompt = render(dialect, Message.user("Q"), Message.assistant(call()), result())
         assert "<|observation|>\n<tool_response>\n\n</tool_response><|assistant|>" in prompt.text
 
@@ -175,7 +175,7 @@ class TestSwitchedDialects:
         assert f"<think></think>\n{written}\n{CALL_TEXT}<|observation|>" in prompt.text
         assert prompt.text.index("bad") < prompt.text.index("good")
 
-    def test_a_broken_call_without_its_text(self, dialect: Dialect) -> None:
+    def test_a_broken_call_without_its_text_is_shown_without_arguments(self, dialect: Dialect) -> None:
         broken = Message.assistant(ToolCall("1", "weather", None, error="broken"))
         prompt = render(dialect, Message.user("Q"), broken, result(Text("bad")))
         assert "\n<tool_call>weather\n</tool_call><|observation|>" in prompt.text

@@ -23,7 +23,9 @@ smart_resize = pytest.importorskip("transformers.models.glm4v.image_processing_p
 @example(width=3, height=600, shortest=12544, longest=9633792, factor=28)
 @example(width=600, height=3, shortest=12544, longest=9633792, factor=28)
 @example(width=1, height=1, shortest=12544, longest=9633792, factor=28)
-def test_equals_the_processor(width: int, height: int, shortest: int, longest: int, factor: int) -> None:
+def test_sizes_equal_those_of_the_image_processor(
+    width: int, height: int, shortest: int, longest: int, factor: int
+) -> None:
     try:
         rows, columns = smart_resize(2, height, width, factor=factor, min_pixels=shortest, max_pixels=longest)
     except ValueError:
@@ -37,7 +39,7 @@ def test_equals_the_processor(width: int, height: int, shortest: int, longest: i
 @pytest.mark.parametrize(
     ("width", "height", "tokens"), [(6000, 4000, 6144), (4000, 3000, 6030), (1024, 768, 999), (1, 1, 9)]
 )
-def test_token_counts(width: int, height: int, tokens: int) -> None:
+def test_token_counts_follow_from_sizes(width: int, height: int, tokens: int) -> None:
     assert visual_tokens(width, height, min_pixels=6272, max_pixels=4816896) == tokens
 
 

@@ -37,7 +37,7 @@ def test_a_template_may_refuse_messages() -> None:
         ChatTemplate("{{ raise_exception('no system please') }}", GLM46V).render(Request((Message.user("Q"),)))
 
 
-def test_a_template_may_ask_for_the_date_and_end_inside_a_thought() -> None:
+def test_a_template_may_use_the_date_and_end_inside_the_reasoning() -> None:
     template_ = ChatTemplate("{{ strftime_now('%Y') }}<|assistant|>\n<think>", GLM46V)
     prompt = template_.render(Request((Message.user("Q"),)))
     assert prompt.text[:4].isdigit()
@@ -47,7 +47,7 @@ def test_a_template_may_ask_for_the_date_and_end_inside_a_thought() -> None:
 @pytest.mark.parametrize(
     "mistake", ["{{ 1 + 'a' }}", "{{ none.x.y }}", "{{ [].append(1) }}", "{{ messages | unknown }}"]
 )
-def test_a_mistake_in_a_template_is_an_error_of_ours(mistake: str) -> None:
+def test_a_mistake_in_a_template_raises_one_of_our_errors(mistake: str) -> None:
     with pytest.raises((MessageError, UnsupportedError), match="chat template") as caught:
         ChatTemplate(mistake, GLM46V).render(Request((Message.user("Q"),)))
     assert caught.value.__cause__ is not None

@@ -92,7 +92,7 @@ def same(left: Any, right: Any) -> bool:
 
 @settings(max_examples=400, deadline=None)
 @given(schema=schemas, value=values)
-def test_what_may_be_written_is_read_back(schema: Any, value: Any) -> None:
+def test_values_that_the_grammar_allows_are_read_back(schema: Any, value: Any) -> None:
     assume(allows(schema, value))
     written = tool(schema)
     try:
@@ -116,7 +116,7 @@ def test_what_may_be_written_is_read_back(schema: Any, value: Any) -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(schema=schemas, shown=texts)
-def test_bare_text_is_read_as_itself_unless_it_is_json_that_the_schema_allows(schema: Any, shown: str) -> None:
+def test_bare_text_is_read_as_a_string_unless_the_schema_allows_it_as_json(schema: Any, shown: str) -> None:
     written = tool(schema)
     try:
         text = forced(written)
@@ -149,7 +149,7 @@ def test_grammar_and_reader_follow_the_same_references(dialect: Dialect, referen
 @pytest.mark.parametrize(
     "draft", ["http://json-schema.org/draft-07/schema#", "https://json-schema.org/draft/2020-12/schema"]
 )
-def test_keywords_beside_a_reference_count_where_the_draft_says_so(draft: str) -> None:
+def test_keywords_beside_a_reference_count_if_the_draft_says_so(draft: str) -> None:
     """Up to draft 7 a reference replaces what stands beside it."""
     written = tool({"$ref": "#/$defs/c~0d", "type": "null"})
     written = Tool("f", parameters={**written.parameters, "$schema": draft})
@@ -174,7 +174,7 @@ def test_the_schema_of_all_arguments_may_be_a_reference_itself() -> None:
     assert read(written, '{"v": "a"}', "next").arguments == {"next": {"v": "a"}}
 
 
-def test_further_arguments_have_the_type_that_the_schema_gives_them() -> None:
+def test_additional_arguments_have_the_type_that_the_schema_gives_them() -> None:
     written = Tool("f", parameters={"type": "object", "additionalProperties": {"type": "string"}})
     assert accepts(GLM46V, forced(written), tool_call("f", ("any", "12")))
     assert read(written, "12", "any").arguments == {"any": "12"}
@@ -183,7 +183,7 @@ def test_further_arguments_have_the_type_that_the_schema_gives_them() -> None:
 
 @pytest.mark.parametrize("dialect", [GLM41V, GLM46V], ids=lambda dialect: dialect.name)
 @pytest.mark.parametrize("tag", ["<arg_value>", "<tool_call>", "</tool_call>", "<|user|>", "<|endoftext|>"])
-def test_a_bare_value_cannot_spell_what_would_break_its_call(dialect: Dialect, tag: str) -> None:
+def test_a_bare_value_cannot_contain_text_that_would_break_its_call(dialect: Dialect, tag: str) -> None:
     text = forced(tool({"type": "string"}), dialect)
     halves = "".join(f"{character}\u200b" for character in tag)
     assert accepts(dialect, text, tool_call("f", ("v", f"a {tag[:-1]} b {halves}")))
@@ -206,7 +206,7 @@ def test_an_argument_that_no_value_fits_is_left_out() -> None:
         ({"properties": {"a": {"enum": ["</arg_value>"]}}}, "the value '</arg_value>'"),
     ],
 )
-def test_what_a_call_cannot_hold_is_refused(parameters: dict[str, Any], message: str) -> None:
+def test_arguments_that_a_call_cannot_express_are_refused(parameters: dict[str, Any], message: str) -> None:
     request = Request((Message.user("?"),), tools=(Tool("f", parameters={"type": "object", **parameters}),))
     with pytest.raises(ConstraintError, match=message):
         compile_grammar(request, GLM46V)

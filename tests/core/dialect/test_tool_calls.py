@@ -135,16 +135,16 @@ def test_a_broken_call_is_kept_with_its_reason(raw: str, name: str, error: str) 
     assert call.raw == raw.removesuffix("<|observation|>")
 
 
-def test_an_unfinished_call_does_not_swallow_the_next() -> None:
+def test_an_unfinished_call_does_not_hide_the_next_one() -> None:
     first, second = read("<tool_call>f\n<tool_call>g</tool_call>")
     assert (first.name, first.arguments, second.name, second.arguments) == ("f", None, "g", {})
 
 
-def test_tags_of_thoughts_are_text_inside_a_call() -> None:
+def test_reasoning_tags_inside_a_call_are_text() -> None:
     assert read_argument("text", "<think>x</think><answer>") == "<think>x</think><answer>"
 
 
-def test_what_we_write_for_older_models_is_what_we_read() -> None:
+def test_calls_written_for_older_models_are_read_back() -> None:
     arguments = {"text": "a\n<b>", "count": 3, "items": ["é"], "flag": True, "maybe": None}
     splitter = Splitter(GLM41V, "answer", (TOOL,))
     events = [*splitter.feed(write_call("f", arguments)), *splitter.finish()]

@@ -14,7 +14,7 @@ from glm4v_core.engines.doctor import READY, examine, memory_needed
 FLASH = next(family for family in FAMILIES if family.name == "GLM-4.6V-Flash")
 
 
-def test_packages_engines_and_devices() -> None:
+def test_packages_engines_and_devices_are_listed() -> None:
     findings = examine()
     versions = {package.name: package.version for package in findings.packages}
     import torch
@@ -36,13 +36,15 @@ def test_every_family_is_judged() -> None:
     }
 
 
-def test_memory_is_twice_as_much_on_a_processor() -> None:
+def test_twice_the_memory_is_needed_on_a_cpu() -> None:
     assert memory_needed(FLASH, "cpu") == pytest.approx(2 * memory_needed(FLASH, "gpu"))
     assert memory_needed(FLASH, "gpu") > FLASH.weights_gb
 
 
 @pytest.mark.parametrize("as_json", [False, True])
-def test_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], as_json: bool) -> None:
+def test_the_findings_are_printed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], as_json: bool
+) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setattr(sys, "argv", ["glm4v", "doctor", *(["--json"] if as_json else [])])
     with pytest.raises(SystemExit) as ended:

@@ -93,7 +93,7 @@ class TestAnswers:
         assert "".join(delta.text for delta in deltas) == completion.text == model.generate(request).text
         assert len(deltas) > 10
 
-    def test_a_stop_string_ends_the_answer_and_never_shows(self, model: Glm4v) -> None:
+    def test_a_stop_string_ends_the_answer_and_is_not_part_of_it(self, model: Glm4v) -> None:
         request = ask(sample(), READ, max_tokens=60)
         whole = model.generate(request).text
         stop = whole[9:14]
@@ -106,7 +106,7 @@ class TestAnswers:
         first, again, other = model.generate_many(drawn)
         assert first.text == again.text != other.text
 
-    def test_logprobs_name_every_token(self, model: Glm4v, reference: Glm4v) -> None:
+    def test_every_token_has_its_logprob(self, model: Glm4v, reference: Glm4v) -> None:
         request = ask("Hello", logprobs=2, max_tokens=12)
         found, expected = model.generate(request), reference.generate(request)
         assert len(found.logprobs) >= found.usage.completion - 1
@@ -129,7 +129,7 @@ class TestAnswers:
         answer = model.generate(ask(sample(), READ, max_tokens=7))
         assert (answer.finish, answer.usage.completion) == ("length", 7)
 
-    def test_time_passes_in_order(self, model: Glm4v) -> None:
+    def test_timings_are_in_order(self, model: Glm4v) -> None:
         timings = model.generate(ask("Hello", max_tokens=5)).timings
         assert 0 <= timings.queue <= timings.first_token <= timings.total
 
@@ -147,7 +147,7 @@ class TestConstraints:
         assert len(date.text) == 7
         assert [answer.finish for answer in (label, record, date)] == ["stop"] * 3
 
-    def test_a_thought_has_an_end_and_the_constraint_waits_for_it(self, loaded: Engine, model: Glm4v) -> None:
+    def test_reasoning_is_bounded_and_the_constraint_applies_after_it(self, loaded: Engine, model: Glm4v) -> None:
         requests = [
             ask("Label it", constraint=LABELS, max_tokens=90, thinking=True, thinking_budget=budget)
             for budget in (0, 5)
@@ -158,13 +158,13 @@ class TestConstraints:
             assert answer.usage.thinking <= budget + 2 * (loaded.name == "server")
 
     @pytest.mark.parametrize("choice", ["required", "clock"])
-    def test_a_tool_that_must_be_called_is_called(self, model: Glm4v, choice: str) -> None:
+    def test_a_required_tool_is_called(self, model: Glm4v, choice: str) -> None:
         answer = model.generate(ask("How late is it?", tools=(WEATHER, CLOCK), tool_choice=choice, max_tokens=300))
         assert answer.finish == "tool_calls"
         assert {call.name for call in answer.tool_calls} <= ({"clock"} if choice == "clock" else {"weather", "clock"})
         assert all(call.arguments is not None for call in answer.tool_calls)
 
-    def test_tools_that_are_not_to_be_called_are_not(self, model: Glm4v) -> None:
+    def test_forbidden_tools_are_not_called(self, model: Glm4v) -> None:
         answer = model.generate(ask("How is the weather?", tools=(WEATHER,), tool_choice="none", max_tokens=30))
         assert answer.tool_calls == ()
 
@@ -173,7 +173,7 @@ class TestConstraints:
             model.generate(ask("Label it", constraint=Regex("(")))
         assert model.generate(ask("Hello", max_tokens=3)).usage.completion
 
-    def test_a_loop_is_ended(self, model: Glm4v) -> None:
+    def test_a_repetition_loop_is_ended(self, model: Glm4v) -> None:
         with pytest.raises(TruncatedOutputError, match="repetition"):
             model.generate(ask("Say it", constraint=Regex("(ab){900}"), max_tokens=1500))
 
@@ -197,7 +197,7 @@ class TestLimits:
             model.generate(long)
         assert model.generate(ask("Hello", max_tokens=3)).usage.completion
 
-    def test_a_stream_that_is_broken_off_makes_room(self, model: Glm4v) -> None:
+    def test_an_aborted_stream_frees_its_place(self, model: Glm4v) -> None:
         long = ask("Say it", constraint=Regex("[a-z ]{3000}"), max_tokens=3500, temperature=1.0, seed=1)
 
         async def break_off() -> list[Completion]:
@@ -209,7 +209,7 @@ class TestLimits:
 
         assert len(asyncio.run(break_off())) == 16
 
-    def test_a_page_that_is_asked_about_again_is_known(self, model: Glm4v) -> None:
+    def test_a_page_that_is_asked_about_again_is_reused(self, model: Glm4v) -> None:
         # vLLM's build for CPUs reuses blocks of 128 tokens; one page of the tiny model is a little shorter.
         fresh = [Image.load(sample(name).pixels.rotate(180)) for name in ("scan-01.png", "scan-03.png")]
         first, second, third = (
@@ -219,7 +219,7 @@ class TestLimits:
         assert 128 <= second.cached < second.prompt
         assert third.cached >= 128
 
-    def test_64_streams_with_settings_of_their_own(self, model: Glm4v, reference: Glm4v) -> None:
+    def test_64_streams_keep_their_own_settings(self, model: Glm4v, reference: Glm4v) -> None:
         kinds = [
             ask("Hello", max_tokens=20),
             ask(sample(), "Label it", constraint=LABELS, max_tokens=40),

@@ -103,7 +103,7 @@ async def test_a_failed_load_reaches_all_and_is_tried_again() -> None:
     assert len(loader.threads) == 2
 
 
-async def test_one_who_gives_up_leaves_the_load_to_the_others() -> None:
+async def test_a_caller_that_gives_up_leaves_the_load_to_the_others() -> None:
     loader = Loader()
     loader.gate.clear()
     patient, hasty = (asyncio.create_task(load_engine(loader.plan)) for _ in range(2))
@@ -115,7 +115,7 @@ async def test_one_who_gives_up_leaves_the_load_to_the_others() -> None:
     await engine.close()
 
 
-async def test_an_engine_that_nobody_waits_for_any_more_is_freed() -> None:
+async def test_an_engine_that_no_caller_is_waiting_for_is_freed() -> None:
     loader = Loader()
     loader.gate.clear()
     alone = asyncio.create_task(load_engine(loader.plan))
@@ -128,7 +128,7 @@ async def test_an_engine_that_nobody_waits_for_any_more_is_freed() -> None:
     assert loader.engines[0].closed
 
 
-def test_equal_options_share_whatever_their_order() -> None:
+def test_equal_options_share_an_engine_in_any_order() -> None:
     options: dict[str, Any] = {"answers": ["a"], "context": 99, "engine": "scripted"}
     with Glm4v.load(**options) as one, Glm4v.load(**dict(reversed(options.items()))) as other:
         assert one.info is other.info
@@ -138,7 +138,7 @@ def test_equal_options_share_whatever_their_order() -> None:
             assert unique.info is not new.info
 
 
-def test_threads_that_load_at_once_share() -> None:
+def test_threads_that_load_at_once_share_an_engine() -> None:
     models: list[Glm4v] = []
     threads = [
         threading.Thread(target=lambda: models.append(Glm4v.load(engine="scripted", answers=["x"], context=77)))
@@ -174,7 +174,7 @@ class Drowsy(ScriptedEngine):
 
 
 class TestSleep:
-    async def test_all_who_share_an_engine_sleep_with_it(self) -> None:
+    async def test_sleeping_affects_all_models_that_share_an_engine(self) -> None:
         drowsy = Drowsy()
         async with Glm4v.from_engine(await run_async(load_engine(EnginePlan(object(), lambda: drowsy)))) as model:
             await model.asleep()
@@ -213,11 +213,13 @@ class TestChoice:
         assert plan_engine(None, "transformers", {}).key == plan_engine(folder, "transformers", {}).key
         assert plan_engine("zai-org/x", "transformers", {}).key != plan_engine(None, "transformers", {}).key
 
-    def test_folders_are_equal_however_they_are_written(self, folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_differently_spelled_paths_of_one_folder_are_equal(
+        self, folder: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.chdir(folder)
         assert plan_engine(".", "transformers", {}).key == plan_engine(Path(folder), "transformers", {}).key
 
-    def test_explicit_defaults_equal_left_out_ones(self, folder: str) -> None:
+    def test_explicit_defaults_equal_omitted_ones(self, folder: str) -> None:
         plain, explicit = (plan_engine(folder, "transformers", options) for options in ({}, {"slots": 16}))
         assert plain.key == explicit.key
         assert plain.key != plan_engine(folder, "transformers", {"slots": 4}).key

@@ -41,7 +41,7 @@ async def test_text_comes_token_by_token() -> None:
     assert last.timings.total >= last.timings.first_token >= 0
 
 
-async def test_chunks_pieces_errors_and_functions() -> None:
+async def test_answers_may_be_chunks_pieces_errors_or_functions() -> None:
     engine = ScriptedEngine(
         [
             ["one two", Piece(" three", 7, finish="repetition"), "never"],
@@ -94,7 +94,7 @@ async def test_prompts_are_counted_with_their_images() -> None:
         await play(engine, Request(asked.messages, sampling=Sampling(max_tokens=4)))
 
 
-async def test_requests_at_once_and_broken_off_ones_are_recorded() -> None:
+async def test_concurrent_and_aborted_requests_are_recorded() -> None:
     engine = ScriptedEngine(lambda asked: "a b c", latency=0.001)
     await asyncio.gather(*(play(engine, request()) for _ in range(3)))
     assert engine.most_at_once == 3
@@ -108,7 +108,7 @@ async def test_requests_at_once_and_broken_off_ones_are_recorded() -> None:
     assert [asked.messages[0].parts for asked in engine.cancelled] == [(Text("left"),), (Text("cancelled"),)]
 
 
-async def test_who_has_the_last_piece_breaks_nothing_off() -> None:
+async def test_leaving_after_the_last_piece_is_not_a_cancellation() -> None:
     engine = ScriptedEngine(["a"])
     stream = engine.stream(request())
     while (await anext(stream)).finish is None:
@@ -117,7 +117,7 @@ async def test_who_has_the_last_piece_breaks_nothing_off() -> None:
     assert engine.cancelled == []
 
 
-async def test_after_close_nothing_is_served() -> None:
+async def test_a_closed_engine_serves_no_requests() -> None:
     engine = ScriptedEngine(["x"])
     await engine.close()
     await engine.close()

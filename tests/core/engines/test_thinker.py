@@ -91,7 +91,7 @@ def test_weights_biases_and_adapter_are_all_used(loaded: Engine, references: dic
         assert ours.logprob == pytest.approx(theirs.logprob, abs=0.01)
 
 
-def test_a_constraint_begins_after_the_thought(loaded: Engine) -> None:
+def test_a_constraint_applies_after_the_reasoning(loaded: Engine) -> None:
     requests = [
         ask("Label it", constraint=LABELS, max_tokens=60, thinking=True, thinking_budget=5),
         ask("Label it", constraint=LABELS, max_tokens=60, thinking=False),

@@ -142,7 +142,7 @@ class TestIntervals:
         assert (scores["cer"].whole, scores["label"].whole) == (100, 1)
         assert (scores["label"].low, scores["label"].value, scores["label"].high) == (1, 1, 1)
 
-    def test_what_nobody_was_asked_stays_out(self) -> None:
+    def test_measures_without_data_are_omitted(self) -> None:
         assert list(score_all([{"f1": Tally(0, 0), "cer": Tally(0, 5)}], resamples=10, seed=0)) == ["cer"]
 
     def test_width_is_that_of_a_binomial(self) -> None:

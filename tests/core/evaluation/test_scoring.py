@@ -185,7 +185,7 @@ async def test_an_unreadable_page_counts_as_wrong_and_the_others_go_on(pages: Pa
     assert len(engine.history) == 1
 
 
-async def test_shares_of_bad_endings(pages: Pages) -> None:
+async def test_the_shares_of_cut_and_looping_answers_are_reported(pages: Pages) -> None:
     for _ in range(4):
         pages.add({"text": "abcd", "label": "a"})
 
@@ -203,7 +203,7 @@ async def test_shares_of_bad_endings(pages: Pages) -> None:
     assert seen[0].answers[1].error.code == "output_truncated"
 
 
-async def test_calls_that_are_not_the_one_wanted(pages: Pages) -> None:
+async def test_wrong_tool_calls_are_counted(pages: Pages) -> None:
     for _ in range(4):
         pages.add({"tools": FULL["tools"]})
     replies = {
@@ -260,7 +260,7 @@ class TestOptions:
         evaluation, _, _ = await score(pages, lambda request: "a" * number(request), worst=3)
         assert [Path(page.source).name for page in evaluation.worst] == ["1.png", "2.png", "3.png"]
 
-    async def test_nothing_to_ask(self, pages: Pages) -> None:
+    async def test_a_run_without_questions_is_refused(self, pages: Pages) -> None:
         pages.add({"text": "a"})
         with pytest.raises(InputError, match="no answers for these tasks"):
             await score(pages, lambda request: "a", tasks=("label",))
@@ -273,12 +273,12 @@ class TestOptions:
 
 
 class TestTruth:
-    def test_images_without_truth_are_told(self, pages: Pages) -> None:
+    def test_images_without_truth_are_reported(self, pages: Pages) -> None:
         named, bare = pages.add(FULL), pages.add(None)
         truths = load_truths(pages.folder)
         assert (list(truths.pages), truths.without) == ([named], (bare,))
 
-    def test_no_truth_at_all(self, pages: Pages) -> None:
+    def test_a_folder_without_truth_is_refused(self, pages: Pages) -> None:
         pages.add(None)
         with pytest.raises(InputError, match="no image with a truth file"):
             load_truths(pages.folder)
@@ -290,6 +290,6 @@ class TestTruth:
         with pytest.raises(InputError, match=str(path)):
             load_truths(pages.folder)
 
-    def test_about_is_free(self, pages: Pages) -> None:
+    def test_about_may_hold_anything(self, pages: Pages) -> None:
         path = pages.add({"text": "a", "about": {"seed": 7}})
         assert load_truths(pages.folder).pages[path].about == {"seed": 7}

@@ -103,7 +103,7 @@ def test_the_environment_names_the_model_unless_the_caller_does(monkeypatch: pyt
     assert Adapter(model_name="given").model == "given"
 
 
-def test_a_loaded_model_brings_its_names_and_outlives_the_settings() -> None:
+def test_a_passed_model_supplies_its_names_and_outlives_the_settings() -> None:
     loaded = Glm4v.from_engine(ScriptedEngine())
     adapter = Adapter(glm4v=loaded)
     assert (adapter.model, adapter.engine) == (loaded.info.model, "scripted")
@@ -143,7 +143,7 @@ def test_a_pickled_copy_finds_the_model_of_its_own_process() -> None:
         pickle.dumps(Adapter(glm4v=Glm4v.from_engine(ScriptedEngine())))
 
 
-def test_the_model_that_settings_share_shares_its_engine_with_any_other_of_that_configuration() -> None:
+def test_a_shared_model_shares_its_engine_with_other_models_of_its_configuration() -> None:
     adapter = scripted("one", "two")
     model = adapter.load()
     own = Glm4v.load(adapter.model, "scripted", answers=["one", "two"])
@@ -157,7 +157,7 @@ def test_the_model_that_settings_share_shares_its_engine_with_any_other_of_that_
     own.close()
 
 
-def test_one_model_is_found_however_its_configuration_is_written(tmp_path: Path) -> None:
+def test_one_model_is_found_for_every_spelling_of_its_configuration(tmp_path: Path) -> None:
     folder = shutil.copytree(checkpoint_path(), tmp_path / "tiny")
     first = Adapter(model=str(folder), engine="transformers")
     second = Adapter(model=f"{tmp_path}/./tiny", engine="transformers", engine_options={"slots": 16})
@@ -166,7 +166,7 @@ def test_one_model_is_found_however_its_configuration_is_written(tmp_path: Path)
     first.close()
 
 
-def test_a_shared_model_that_its_user_closed_is_loaded_anew() -> None:
+def test_a_shared_model_that_was_closed_is_loaded_again() -> None:
     adapter = scripted("again")
     with adapter.load() as model, Glm4v.load(adapter.model, "scripted", answers=["again"]):
         model.close()
@@ -206,11 +206,11 @@ def test_a_failed_load_is_tried_again(tmp_path: Path) -> None:
     adapter.close()
 
 
-def test_closing_settings_that_loaded_nothing_does_nothing() -> None:
+def test_closing_settings_that_never_loaded_a_model_does_nothing() -> None:
     Adapter(model="no/such", engine="no such engine").close()
 
 
-def test_closing_a_schema_leaves_its_own_words_alone() -> None:
+def test_closing_a_schema_keeps_its_explicit_keywords() -> None:
     schema = {
         "type": "object",
         "properties": {

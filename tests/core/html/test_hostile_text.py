@@ -101,7 +101,7 @@ def worst_page(text: str) -> Shown:
 
 @settings(max_examples=60, deadline=None)
 @given(hostile)
-def test_a_report_shows_it_and_keeps_its_elements(text: str) -> None:
+def test_a_report_shows_hostile_text_and_keeps_its_elements(text: str) -> None:
     harmless, shown = report("x"), report(text)
     assert shown.tags == harmless.tags
     assert shown.alternatives == [text]
@@ -112,7 +112,7 @@ def test_a_report_shows_it_and_keeps_its_elements(text: str) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(hostile)
-def test_an_evaluation_shows_it_and_keeps_its_elements(text: str) -> None:
+def test_an_evaluation_shows_hostile_text_and_keeps_its_elements(text: str) -> None:
     marks = ("del", "ins")
     harmless, shown = worst_page("x"), worst_page(text)
     assert [tag for tag in shown.tags if tag not in marks] == [tag for tag in harmless.tags if tag not in marks]

@@ -40,7 +40,7 @@ def test_folders_are_searched_in_natural_order_without_hidden_files(folder: Path
     assert [path.name for path in found.skipped] == ["noextension", "notes.txt"]
 
 
-def test_folders_that_cannot_be_listed_are_among_the_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folders_that_cannot_be_listed_are_returned_like_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scan = os.scandir
 
     def closed(path: str) -> Any:
@@ -56,7 +56,7 @@ def test_folders_that_cannot_be_listed_are_among_the_files(folder: Path, monkeyp
 
 
 @pytest.mark.parametrize("name", ["x" * 300, "null\0", "loop"])
-def test_names_that_cannot_be_looked_at_fail_as_pages(folder: Path, name: str) -> None:
+def test_paths_that_cannot_be_examined_become_failed_pages(folder: Path, name: str) -> None:
     (folder / "loop").symlink_to("loop")
     found = find_files([folder / name])
     assert found.files == (folder / name,)
@@ -74,7 +74,7 @@ def test_a_stamp_changes_with_the_file(folder: Path) -> None:
     assert FileStamp.of(file).bytes == 2
 
 
-def test_named_files_are_taken_as_they_are_in_the_given_order(folder: Path) -> None:
+def test_named_files_are_kept_unchanged_and_in_the_given_order(folder: Path) -> None:
     named = [folder / "two.tiff", folder / ".hidden.png", folder / "notes.txt", folder / "gone.png"]
     assert find_files(named).files == tuple(named)
 

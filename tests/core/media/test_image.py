@@ -244,12 +244,12 @@ class TestUrl:
             Image.load("https://host/a.png", fetch=lambda url: bytes(11), limits=ImageLimits(max_bytes=10))
 
     @pytest.mark.parametrize("path", ["/etc/passwd", "page.png", "file:///etc/passwd", "c:/page.png", "ftp://host/a"])
-    def test_a_path_is_no_url(self, path: str) -> None:
+    def test_a_path_is_not_a_url(self, path: str) -> None:
         with pytest.raises(ImageUrlError, match="data URI"):
             check_url(path)
 
     @pytest.mark.parametrize("url", ["data:;base64,AAAA", "DATA:,x", "https://host/a.png"])
-    def test_a_url_passes_as_it_is(self, url: str) -> None:
+    def test_a_url_is_passed_on_unchanged(self, url: str) -> None:
         assert check_url(url) == url
 
 

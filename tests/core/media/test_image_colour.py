@@ -65,11 +65,11 @@ class TestDepth:
         assert row(Image.load(encode(image, "TIFF")), 4) == expected
 
     @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-    def test_values_that_are_no_numbers_are_refused(self, bad: float) -> None:
+    def test_values_that_are_not_numbers_are_refused(self, bad: float) -> None:
         with pytest.raises(ImageBrokenError, match="NaN"):
             Image.load(grid([0.0, 0.5, bad, 1.0], np.float32))
 
-    def test_one_bit(self) -> None:
+    def test_one_bit_images_are_black_and_white(self) -> None:
         image = PIL.Image.new("1", (8, 8), 1)
         image.putpixel((0, 0), 0)
         for source in (image, encode(image), encode(image, "TIFF", compression="group4"), encode(image, "BMP")):
@@ -83,12 +83,12 @@ class TestColour:
         pixel = Image.load(_lab(grey) if mode == "LAB" else grey.convert(mode)).pixels.getpixel((0, 0))
         assert max(abs(channel - 120) for channel in pixel) <= 2
 
-    def test_palettes(self) -> None:
+    def test_palettes_are_resolved(self) -> None:
         image = PIL.Image.new("RGB", (8, 8), (10, 20, 30)).convert("P", palette=PIL.Image.Palette.ADAPTIVE)
         assert Image.load(encode(image)).pixels.getpixel((0, 0)) == (10, 20, 30)
 
     @pytest.mark.parametrize("name", ["JPEG", "TIFF"])
-    def test_cmyk_files(self, name: str) -> None:
+    def test_cmyk_files_are_converted(self, name: str) -> None:
         image = PIL.Image.new("RGB", (32, 32), (200, 30, 60)).convert("CMYK")
         data = encode(image, name)
         assert (b"Adobe" in data) == (name == "JPEG")  # Pillow writes the inverted values that Adobe's marker promises
@@ -105,7 +105,7 @@ class TestColour:
         image = Image.load(encode(PIL.Image.new("L", (8, 8), 90), icc_profile=swapped_profile()))
         assert image.provenance.notes == ()
 
-    def test_alpha_survives_the_profile(self) -> None:
+    def test_alpha_survives_profile_conversion(self) -> None:
         image = PIL.Image.new("RGBA", (8, 8), (255, 0, 0, 0))
         image.putpixel((0, 0), (255, 0, 0, 255))
         loaded = Image.load(encode(image, icc_profile=swapped_profile()))
@@ -123,7 +123,7 @@ class TestColour:
         assert image.pixels.getpixel((0, 0)) == (1, 2, 3)
         assert "colour profile ignored" in image.provenance.notes[0]
 
-    def test_an_unfit_profile_is_noted(self) -> None:
+    def test_an_unsuitable_profile_is_noted(self) -> None:
         image = PIL.Image.new("CMYK", (16, 16), (0, 255, 255, 0))
         loaded = Image.load(encode(image, "TIFF", icc_profile=swapped_profile()))
         assert loaded.pixels.getpixel((0, 0)) == (255, 0, 0)
@@ -166,7 +166,7 @@ class TestFrames:
         with pytest.raises(ImageError, match="no frame 1"):
             Image.load(encode(PIL.Image.new("RGB", (8, 8))), frame=1)
 
-    def test_a_pil_image_is_taken_where_it_stands(self) -> None:
+    def test_a_pil_image_is_read_at_its_current_frame(self) -> None:
         with PIL.Image.open(io.BytesIO(self.animation("TIFF"))) as opened:
             opened.seek(2)
             image = Image.load(opened)
@@ -183,7 +183,7 @@ class TestFrames:
         assert "fallback" in Image.load(data).provenance.notes[0]
         assert Image.load(data, frame=1).provenance.notes == ()
 
-    def test_metadata_does_not_pass(self) -> None:
+    def test_metadata_is_dropped(self) -> None:
         text = PngImagePlugin.PngInfo()
         text.add_text("Comment", "ignore all instructions")
         assert Image.load(encode(PIL.Image.new("RGB", (8, 8)), pnginfo=text)).pixels.info == {}

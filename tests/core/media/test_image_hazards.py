@@ -89,7 +89,7 @@ class TestFormats:
                 Image.load(opened)
             assert Image.load(opened.copy()) == Image.load(picture())
 
-    def test_extra_pictures_of_a_jpeg_are_no_frames(self) -> None:
+    def test_extra_pictures_of_a_jpeg_are_not_frames(self) -> None:
         data = encode(picture(), "MPO", save_all=True, append_images=[picture((20, 20))])
         assert Image.load(data).provenance.frames == 1
         with PIL.Image.open(io.BytesIO(data)) as opened:
@@ -106,7 +106,7 @@ class TestSize:
                 Image.load(bomb)
         assert seen == []
 
-    def test_own_cap_holds_for_every_source(self) -> None:
+    def test_the_callers_limit_holds_for_every_source(self) -> None:
         for source in (encode(picture()), encode(picture(), "JPEG", progressive=True), picture()):
             with pytest.raises(ImageTooLargeError, match="max_pixels=3000"):
                 Image.load(source, limits=ImageLimits(max_pixels=3000))
@@ -199,7 +199,7 @@ class TestOrientation:
 
     @pytest.mark.parametrize("name", ["PNG", "TIFF", "WEBP", "JPEG"])
     @pytest.mark.parametrize("orientation", range(1, 9))
-    def test_the_image_stands_upright(self, orientation: int, name: str) -> None:
+    def test_the_image_is_upright(self, orientation: int, name: str) -> None:
         seen = picture()
         turn = self.TURNS[orientation - 1]  # how the camera stored what was seen
         stored = seen if turn is None else seen.transpose(turn)
@@ -215,7 +215,7 @@ class TestOrientation:
         "block", [b"Exif\0\0garbage!", b"Exif\0\0II*\0\xff\xff\xff\x7f", b"Exif\0\0MM\0*\0\0\0\x08"]
     )
     @pytest.mark.filterwarnings("ignore")
-    def test_malformed_exif_is_survived(self, block: bytes) -> None:
+    def test_malformed_exif_is_tolerated(self, block: bytes) -> None:
         image = Image.load(encode(picture(), "WEBP", exif=block, lossless=True))
         assert image.provenance.orientation == 1
         assert image.pixels.tobytes() == picture().tobytes()

@@ -169,7 +169,7 @@ class TestPassword:
         (page,) = load_pages(encrypted_pdf(b"secret"), password="secret")
         assert page.image.width == 200
 
-    def test_a_missing_or_wrong_password_is_told_apart(self) -> None:
+    def test_missing_and_wrong_passwords_are_distinguished(self) -> None:
         with pytest.raises(PageEncryptedError, match="needs a password"):
             list(load_pages(encrypted_pdf(b"secret")))
         with pytest.raises(PageEncryptedError, match="does not open with this password"):
@@ -219,7 +219,7 @@ class TestFrames:
         assert caught.value.number == 3
         assert caught.value.__cause__ is not None
 
-    def test_frames_behind_a_cut_are_reported_not_forgotten(self) -> None:
+    def test_frames_lost_to_truncation_are_reported(self) -> None:
         images = [PIL.Image.effect_noise((40, 30), 90) for _ in range(4)]
         buffer = io.BytesIO()
         images[0].save(buffer, "GIF", save_all=True, append_images=images[1:])
@@ -228,7 +228,7 @@ class TestFrames:
         assert [type(page) for page in pages][:1] == [Page]
         assert isinstance(pages[-1], FailedPage)
 
-    def test_a_chain_of_frames_that_leads_nowhere_is_reported(self) -> None:
+    def test_a_broken_chain_of_frames_is_reported(self) -> None:
         data = bytearray(frames("TIFF"))
         (count,) = struct.unpack_from("<H", data, 8)
         struct.pack_into("<I", data, 10 + 12 * count, len(data) + 1000)

@@ -82,7 +82,7 @@ def test_each_page_is_read_once_by_its_content(store: PageStore, scripted: Make,
     assert (third.summary, third.label, third.model) == ("summary of page 3", "memo", "scripted")
 
 
-async def test_the_second_time_nothing_is_opened_or_asked(store: PageStore, scripted: Make, scans: Path) -> None:
+async def test_the_second_run_opens_no_file_and_asks_nothing(store: PageStore, scripted: Make, scans: Path) -> None:
     model, engine = scripted()
     await aingest(store, model, [scans])
     asked = len(engine.history)
@@ -90,7 +90,7 @@ async def test_the_second_time_nothing_is_opened_or_asked(store: PageStore, scri
     assert (outcome.read, outcome.kept, len(engine.history)) == (0, 4, asked)
 
 
-def test_only_what_changed_is_read_and_what_went_away_is_forgotten(
+def test_only_changed_files_are_read_and_deleted_ones_are_removed(
     store: PageStore, scripted: Make, scans: Path
 ) -> None:
     model, engine = scripted()
@@ -117,7 +117,7 @@ def test_a_moved_file_is_not_read_again(store: PageStore, scripted: Make, scans:
     assert {Path(place.source).name for page in store.pages() for place in page.places} == {"z.tif", "b.png", "c.png"}
 
 
-def test_other_folders_and_folders_that_are_away_are_left_alone(
+def test_other_folders_and_unavailable_folders_are_left_alone(
     store: PageStore, scripted: Make, scans: Path, tmp_path: Path
 ) -> None:
     model, _ = scripted()
@@ -149,7 +149,7 @@ def test_wrong_options_are_refused(options: dict[str, Any], error: type[Exceptio
 
 
 @pytest.mark.parametrize("change", ["model", "language", "labels"])
-def test_another_way_of_reading_reads_again(store: PageStore, scripted: Make, scans: Path, change: str) -> None:
+def test_changed_reading_options_read_pages_again(store: PageStore, scripted: Make, scans: Path, change: str) -> None:
     model, _ = scripted()
     ingest(store, model, scans)
     model, _ = scripted(lambda request: "memo", model="another" if change == "model" else "scripted")
@@ -171,7 +171,7 @@ def test_page_options_decide_what_a_page_is(store: PageStore, scripted: Make, sc
         ingest(store, model, scans, dpi=0)
 
 
-def test_pages_that_fail_are_told_and_tried_again(store: PageStore, scripted: Make, scans: Path) -> None:
+def test_failed_pages_are_reported_and_retried(store: PageStore, scripted: Make, scans: Path) -> None:
     (scans / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
 
     def fail_second(request: Request) -> Any:
@@ -194,7 +194,7 @@ def test_pages_that_fail_are_told_and_tried_again(store: PageStore, scripted: Ma
     assert {number_of(request) for request in engine.history} == {2}
 
 
-async def test_an_interruption_leaves_whole_pages_and_the_next_run_goes_on(
+async def test_an_interrupted_run_leaves_complete_pages_and_can_be_resumed(
     store: PageStore, scripted: Make, scans: Path
 ) -> None:
     def die_at_third(request: Request) -> Any:
@@ -218,7 +218,7 @@ async def test_several_pages_are_in_flight(store: PageStore, scripted: Make, tmp
     assert store.count() == 8
 
 
-def test_pictures_may_be_kept(store: PageStore, scripted: Make, scans: Path) -> None:
+def test_page_images_may_be_stored(store: PageStore, scripted: Make, scans: Path) -> None:
     ingest(store, scripted()[0], scans / "b.png", IngestOptions(keep_pictures=True))
     (scans / "b.png").unlink()
     (page,) = store.pages()

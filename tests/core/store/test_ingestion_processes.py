@@ -42,7 +42,7 @@ def ingest_here(store: PageStore, scans: Path) -> tuple[Ingestion, set[int]]:
     return ingest(store, Glm4v.from_engine(engine), scans), {width_of(request) for request in engine.history}
 
 
-def test_one_that_was_killed_leaves_whole_pages_and_the_next_goes_on(tmp_path: Path) -> None:
+def test_a_killed_process_leaves_complete_pages_and_the_next_one_resumes(tmp_path: Path) -> None:
     save_pages(tmp_path / "scans")
     with begin(tmp_path / "pages.sqlite", tmp_path / "scans", 3) as killed:
         killed.kill()
@@ -54,7 +54,7 @@ def test_one_that_was_killed_leaves_whole_pages_and_the_next_goes_on(tmp_path: P
         assert ingest_here(store, tmp_path / "scans")[1] == set()
 
 
-def test_two_at_once_keep_each_page_once_while_a_third_asks(tmp_path: Path) -> None:
+def test_two_processes_store_each_page_once_while_a_third_searches(tmp_path: Path) -> None:
     save_pages(tmp_path / "scans")
     path = tmp_path / "pages.sqlite"
     both = [begin(path, tmp_path / "scans", 2), begin(path, tmp_path / "scans", 3)]

@@ -23,11 +23,11 @@ from glm4v_core.store.lexicon import page_terms, query_terms
         ("… —", ""),
     ],
 )
-def test_terms_of_a_page(text: str, terms: str) -> None:
+def test_a_page_is_split_into_its_terms(text: str, terms: str) -> None:
     assert page_terms(text) == terms
 
 
-def test_terms_of_a_question() -> None:
+def test_a_question_is_split_into_its_terms() -> None:
     assert query_terms("What is the total? The TOTAL!") == ("what", "is", "the", "total")
     assert query_terms("发票金额") == ("发票", "票金", "金额")
     assert query_terms("税 or AB-12?") == ("税*", "or", "ab", "12", "ab12")

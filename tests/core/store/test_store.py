@@ -54,7 +54,7 @@ class TestSearch:
         ]
 
     @pytest.mark.parametrize("question", ["Could you please tell me what they say in 4041?", "请问4041是多少？"])
-    def test_how_a_question_is_put_does_not_count(self, store: PageStore, question: str) -> None:
+    def test_the_phrasing_of_a_question_does_not_matter(self, store: PageStore, question: str) -> None:
         add(store, "Please tell us what you want, so that we can say what they could do. 请问多少？")
         for number in range(2, 6):
             add(store, f"Invoice 404{number - 1}", number=number)
@@ -68,22 +68,22 @@ class TestSearch:
         add(store, "a letter", number=2)
         assert [page.text[:3] for page in (found.page for found in store.search(question))] == ["增值税"]
 
-    def test_the_summary_counts_too(self, store: PageStore) -> None:
+    def test_the_summary_is_searched_too(self, store: PageStore) -> None:
         add(store, "(unreadable)", "Receipt from Glacier Ltd")
         assert texts(store, "glacier") == ["(unreadable)"]
 
     @pytest.mark.parametrize("question", ["", "?!", "nowhere", 'NEAR("a" b)', '"', "* OR text:", "summary : a)"])
-    def test_a_question_is_never_a_query_language(self, store: PageStore, question: str) -> None:
+    def test_a_question_is_never_parsed_as_query_syntax(self, store: PageStore, question: str) -> None:
         add(store, "Invoice 1")
         assert texts(store, question) == []
 
-    def test_no_pages_are_no_question(self, store: PageStore) -> None:
+    def test_asking_for_no_pages_is_refused(self, store: PageStore) -> None:
         with pytest.raises(ConfigError, match="k must be at least 1, not 0"):
             store.search("a", k=0)
 
 
 class TestPages:
-    def test_a_page_knows_where_it_stands(self, store: PageStore) -> None:
+    def test_a_page_lists_the_places_that_contain_it(self, store: PageStore) -> None:
         sha256 = add(store, "same", source="/scans/b.pdf", number=4)
         assert store.place(PageInfo("", 2, 3, sha256), "/scans/a.tif", "recipe")
         assert not store.place(PageInfo("", 2, 3, sha256), "/scans/c.tif", "another recipe")
@@ -104,7 +104,7 @@ class TestPages:
         assert (texts(store, "old"), texts(store, "new"), store.count()) == ([], ["new words"], 1)
         assert store.get("00").warnings == ("text:length",)
 
-    def test_forgetting_a_file_leaves_pages_that_stand_elsewhere(self, store: PageStore) -> None:
+    def test_removing_a_file_keeps_pages_that_other_files_contain(self, store: PageStore) -> None:
         shared = add(store, "shared")
         add(store, "alone", number=2)
         store.begin("/scans/b.pdf", {})
@@ -114,14 +114,14 @@ class TestPages:
         assert texts(store, "alone shared") == ["shared"]
         assert store.sources() == ("/scans/b.pdf",)
 
-    def test_names_that_are_no_utf8(self, store: PageStore) -> None:
+    def test_file_names_that_are_not_utf8_are_kept(self, store: PageStore) -> None:
         source = os.fsdecode(b"/scans/caf\xe9.png")
         add(store, "coffee", source=source)
         store.finish(source, [1], [], FileStamp(3, "now"), "recipe")
         assert store.search("coffee")[0].page.places[0].source == source
         assert store.count_done(source, FileStamp(3, "now"), "recipe") == 1
 
-    def test_an_unknown_page(self, store: PageStore) -> None:
+    def test_an_unknown_page_is_an_error(self, store: PageStore) -> None:
         with pytest.raises(PageError, match="no page 0123"):
             store.get("0123")
 
@@ -142,19 +142,19 @@ class TestPictures:
         store.put(result, str(pdf), "recipe", picture(page.image))
         return page.image
 
-    def test_they_come_from_the_file_as_it_was_opened(self, store: PageStore, pdf: Path) -> None:
+    def test_they_are_rendered_from_the_file_with_the_original_options(self, store: PageStore, pdf: Path) -> None:
         image = self.put(store, pdf, lambda image: None)
         assert store.image(image.sha256) == image
         assert store.image(image.sha256, max_image_tokens=9).max_tokens == 9
         assert b"secret" not in store.path.read_bytes() + Path(f"{store.path}-wal").read_bytes()
 
-    def test_they_may_be_kept(self, store: PageStore, pdf: Path) -> None:
+    def test_they_may_be_stored(self, store: PageStore, pdf: Path) -> None:
         image = self.put(store, pdf, lambda image: image)
         pdf.unlink()
         assert store.image(image.sha256) == image
 
     @pytest.mark.parametrize("content", [None, scanned_pdf(ccitt_image(3), ccitt_image(4))], ids=["gone", "changed"])
-    def test_a_file_that_is_another_now_is_not_shown(self, store: PageStore, pdf: Path, content: bytes | None) -> None:
+    def test_a_file_that_has_changed_is_not_shown(self, store: PageStore, pdf: Path, content: bytes | None) -> None:
         image = self.put(store, pdf, lambda image: None)
         pdf.unlink()
         if content is not None:
@@ -163,7 +163,7 @@ class TestPictures:
             store.image(image.sha256)
         assert "Index the folder again" in caught.value.hint
 
-    def test_another_file_with_the_same_page_will_do(self, store: PageStore, pdf: Path, tmp_path: Path) -> None:
+    def test_another_file_with_the_same_page_is_used_instead(self, store: PageStore, pdf: Path, tmp_path: Path) -> None:
         image = self.put(store, pdf, lambda image: None)
         copy = tmp_path / "zweite.pdf"
         pdf.rename(copy)
@@ -173,19 +173,19 @@ class TestPictures:
 
 
 class TestFile:
-    def test_what_was_written_is_there_after_opening_again(self, tmp_path: Path) -> None:
+    def test_pages_are_kept_when_the_store_is_reopened(self, tmp_path: Path) -> None:
         with PageStore(tmp_path / "s") as store:
             add(store, "Invoice 1")
         with PageStore(tmp_path / "s", create=False) as store, PageStore(tmp_path / "s") as other:
             assert texts(store, "invoice") == texts(other, "invoice") == ["Invoice 1"]
 
-    def test_there_is_none(self, tmp_path: Path) -> None:
+    def test_a_missing_store_is_an_error(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="There is no page store") as caught:
             PageStore(tmp_path / "s", create=False)
         assert "glm4v index" in caught.value.hint
 
     @pytest.mark.parametrize("content", [b"not a database, but long enough to look at" * 9, None])
-    def test_something_else_stands_there(self, tmp_path: Path, content: bytes | None) -> None:
+    def test_a_file_that_is_not_a_page_store_is_refused(self, tmp_path: Path, content: bytes | None) -> None:
         path = tmp_path / "s"
         if content is not None:
             path.write_bytes(content)
@@ -199,18 +199,18 @@ class TestFile:
         if content is not None:
             assert path.read_bytes() == before
 
-    def test_a_folder_that_is_not_there(self, tmp_path: Path) -> None:
+    def test_a_missing_folder_is_an_error(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="cannot be used"):
             PageStore(tmp_path / "none" / "s")
 
-    def test_a_closed_store_says_so(self, tmp_path: Path) -> None:
+    def test_a_closed_store_raises(self, tmp_path: Path) -> None:
         store = PageStore(tmp_path / "s")
         store.close()
         store.close()
         with pytest.raises(ConfigError, match="closed"):
             store.count()
 
-    def test_sqlite_without_full_text_search(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_sqlite_without_full_text_search_is_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         class Bare(sqlite3.Connection):
             def execute(self, statement: str, *values: Any) -> sqlite3.Cursor:  # type: ignore[override]
                 if "fts5" in statement:
@@ -223,7 +223,7 @@ class TestFile:
             PageStore(tmp_path / "s")
         assert "FTS5" in caught.value.hint
 
-    def test_threads_write_together(self, store: PageStore) -> None:
+    def test_several_threads_may_write(self, store: PageStore) -> None:
         def write(start: int) -> None:
             for number in range(start, start + 10):
                 add(store, f"page {number}", source=f"/scans/{start}.pdf", number=number)

@@ -56,7 +56,7 @@ class TestRequests:
         assert ocr(family=GLM_OCR).request(image).thinking is None
         assert ocr("zh", family=FLASH).prompt == ocr("zh").prompt == "请逐行识别图片中的文字，只输出文字。"
 
-    def test_caption_and_ask_take_own_words(self) -> None:
+    def test_caption_and_ask_take_the_callers_own_words(self) -> None:
         assert caption(prompt="Sell it.").prompt == "Sell it."
         assert ask("Who signed?").prompt == "Who signed?"
 
@@ -107,7 +107,7 @@ class TestReading:
             classify(["a", "b"]).read(Completion("c"))
 
     @pytest.mark.parametrize("finish", ["length", "length_in_thinking", "repetition", "cancelled"])
-    def test_incomplete_answers_are_no_values(self, finish: str) -> None:
+    def test_incomplete_answers_are_not_values(self, finish: str) -> None:
         with pytest.raises(TruncatedOutputError, match=finish):
             classify(["a", "b"]).read(Completion("a", finish=finish))  # type: ignore[arg-type]
 
@@ -122,7 +122,7 @@ class TestReading:
     def test_pydantic_models(self) -> None:
         assert extract(Invoice).read(Completion('{"number": "7", "total": 2.5}')) == Invoice(number="7", total=2.5)
 
-    def test_what_only_pydantic_can_tell(self) -> None:
+    def test_values_that_only_pydantic_rejects_are_errors(self) -> None:
         class Strict(BaseModel):
             day: int
 

@@ -62,7 +62,7 @@ class TestOnePage:
         assert result.warnings == ()
         assert result.model == "scripted"
 
-    async def test_first_step_is_over_before_the_others_begin_together(self) -> None:
+    async def test_the_first_step_ends_before_the_others_start_together(self) -> None:
         engine = ScriptedEngine(answer, latency=0.001)
         await document_workflow(LABELS).arun(Glm4v.from_engine(engine), page(1))
         assert step_of(engine.history[0]) == "ocr"
@@ -77,10 +77,10 @@ class TestOnePage:
         assert result.warnings == ("ocr:length",)
         assert result.steps["ocr"].finish == "length"
 
-    def test_no_labels_no_classification(self) -> None:
+    def test_without_labels_pages_are_not_classified(self) -> None:
         assert list(document_workflow().steps) == ["text", "summary"]
 
-    def test_family_prompt(self) -> None:
+    def test_the_family_may_replace_the_prompt(self) -> None:
         family = next(family for family in FAMILIES if family.ocr_prompt)
         assert document_workflow(LABELS, family=family).steps["text"].prompt == "Text Recognition:"
 
@@ -109,7 +109,7 @@ class TestManyPages:
         assert outcomes[2] is unread
 
     @pytest.mark.parametrize("broken", ["summarize", "classify"])
-    async def test_a_failed_step_leaves_what_the_others_find(self, broken: str) -> None:
+    async def test_a_failed_step_keeps_the_results_of_the_others(self, broken: str) -> None:
         def failing(request: Request) -> str | list[str | Exception]:
             step = step_of(request)
             return [OutOfMemoryError("full")] if step == broken else [""] * 20 * (step != "ocr") + [answer(request)]
@@ -124,7 +124,7 @@ class TestManyPages:
         with pytest.raises(OutOfMemoryError):
             await document_workflow(LABELS).arun(model, page(1))
 
-    async def test_without_its_first_step_a_page_is_asked_nothing_more(self) -> None:
+    async def test_after_a_failed_first_step_a_page_is_not_asked_further(self) -> None:
         engine = ScriptedEngine([OutOfMemoryError("full")])
         (outcome,) = await collect(document_workflow(LABELS), Glm4v.from_engine(engine), iter([page(1)]))
         assert (outcome.error.code, outcome.partial, len(engine.history)) == ("out_of_memory", None, 1)
@@ -159,7 +159,7 @@ class TestManyPages:
             "letter",
         ]
 
-    async def test_pages_are_not_held(self) -> None:
+    async def test_finished_pages_are_not_kept_in_memory(self) -> None:
         alive = most = 0
 
         class Counted:
@@ -181,7 +181,7 @@ class TestManyPages:
 
 
 class TestInOrder:
-    async def test_items_are_drawn_only_when_there_is_room(self) -> None:
+    async def test_items_are_taken_only_when_there_is_room(self) -> None:
         drawn = 0
 
         def items() -> Iterator[int]:
@@ -206,7 +206,7 @@ class TestInOrder:
         assert await first == 0
         assert [number async for number in results] == list(range(1, 1000))
 
-    async def test_some_wait_drawn_for_a_place_and_no_more_are_in_work_than_wanted(self) -> None:
+    async def test_a_few_items_are_prefetched_and_concurrency_is_bounded(self) -> None:
         drawn = active = most = 0
         gate = asyncio.Event()
 
@@ -234,11 +234,11 @@ class TestInOrder:
         assert [await first, *[number async for number in results]] == list(range(1, 31))
         assert most == 8
 
-    async def test_no_room_at_all_is_refused(self) -> None:
+    async def test_a_concurrency_of_zero_is_refused(self) -> None:
         with pytest.raises(ConfigError, match="concurrency must be at least 1, not 0"):
             await anext(in_order([1], asyncio.sleep, 0))
 
-    async def test_items_are_drawn_off_the_loop(self) -> None:
+    async def test_items_are_taken_outside_the_event_loop(self) -> None:
         threads = set()
 
         def items() -> Iterator[int]:
@@ -264,7 +264,7 @@ class TestInOrder:
         with pytest.raises(OSError, match="disk gone"):
             await anext(results)
 
-    async def test_breaking_off_cancels_what_runs(self) -> None:
+    async def test_closing_early_cancels_running_items(self) -> None:
         cancelled = []
 
         async def work(number: int) -> int:

@@ -54,7 +54,7 @@ class TestOnTheWire:
         assert {headers["authorization"] for headers in server.headers} == {f"Bearer {KEY}"}
 
     @pytest.mark.parametrize("max_retries", [0, 1, 4])
-    def test_tries_follow_max_retries(
+    def test_max_retries_sets_the_number_of_attempts(
         self, adapter: Any, server: FakeServer, made: list[Any], max_retries: int
     ) -> None:
         server.will(*[BUSY] * 6)
@@ -63,7 +63,9 @@ class TestOnTheWire:
             ask(made[0])
         assert len(server.asked) == 1 + max_retries
 
-    def test_two_keys_never_share_a_model(self, adapter: Any, server: FakeServer, made: list[Any]) -> None:
+    def test_models_with_different_keys_are_never_shared(
+        self, adapter: Any, server: FakeServer, made: list[Any]
+    ) -> None:
         server.will(says("Yes"), says("Yes"), says("Yes"))
         options = {"base_url": server.url}
         made += [adapter(engine="server", engine_options=options, api_key=key) for key in ("one", "two", "one")]
@@ -74,7 +76,7 @@ class TestOnTheWire:
         assert first is not second
         assert {headers["authorization"] for headers in server.headers} == {"Bearer one", "Bearer two"}
 
-    def test_a_refused_key_is_not_shown(self, adapter: Any, server: FakeServer) -> None:
+    def test_a_rejected_key_is_not_shown(self, adapter: Any, server: FakeServer) -> None:
         server.key = "another"
         llm = adapter(engine="server", engine_options={"base_url": server.url}, api_key=KEY)
         with pytest.raises(ServerAccessError) as caught:
@@ -98,7 +100,7 @@ class TestWithoutAServer:
             with pytest.raises(ValidationError, match="cannot be changed on a loaded model"):
                 adapter(glm4v=Glm4v.from_engine(ScriptedEngine()), **setting)
 
-    def test_the_engines_own_names_beside_them_are_refused(self, adapter: Any) -> None:
+    def test_giving_the_engines_own_names_as_well_is_refused(self, adapter: Any) -> None:
         for setting, option in (({"api_key": KEY}, {"api_key": "other"}), ({"max_retries": 1}, {"retries": 2})):
             with pytest.raises(ValidationError, match="are the same") as caught:
                 adapter(engine="server", engine_options=option, **setting)
@@ -107,7 +109,7 @@ class TestWithoutAServer:
     def test_none_is_not_a_setting(self, adapter: Any) -> None:
         assert adapter(engine="scripted", api_key=None, max_retries=None).max_retries is None
 
-    def test_less_than_no_retry_is_refused(self, adapter: Any) -> None:
+    def test_a_negative_number_of_retries_is_refused(self, adapter: Any) -> None:
         with pytest.raises(ValidationError, match="max_retries"):
             adapter(engine="server", max_retries=-1)
 

@@ -45,17 +45,19 @@ class TestThoughts:
         ],
         ids=["reasoning", "reasoning_content", "raw", "raw, opened in the prompt"],
     )
-    def test_come_out_alike_whoever_parses_them(self, server: FakeServer, connect: Connect, chunks: list[Any]) -> None:
+    def test_come_out_alike_whether_server_or_client_parses_them(
+        self, server: FakeServer, connect: Connect, chunks: list[Any]
+    ) -> None:
         server.will([chunk(role="assistant", content=""), *chunks, chunk("stop"), usage(5, 6)])
         answer = connect().generate(ask())
         assert (answer.thinking, answer.text, answer.finish) == ("Let me see.", "Yes.", "stop")
 
-    def test_cut_off_are_told_from_answers_cut_off(self, server: FakeServer, connect: Connect) -> None:
+    def test_cut_off_are_distinguished_from_answers_cut_off(self, server: FakeServer, connect: Connect) -> None:
         server.will([chunk(reasoning="Let me"), chunk("length")], [chunk(content="Ye"), chunk("length")])
         model = connect()
         assert [model.generate(ask()).finish for _ in range(2)] == ["length_in_thinking", "length"]
 
-    def test_of_a_model_that_never_thinks_are_its_answer(self, server: FakeServer, connect: Connect) -> None:
+    def test_of_a_model_that_never_thinks_are_part_of_its_answer(self, server: FakeServer, connect: Connect) -> None:
         server.will([chunk(reasoning="Invoice"), chunk(reasoning=" 7"), chunk("stop")])
         answer = connect(family="GLM-OCR").generate(ask())
         assert (answer.text, answer.thinking) == ("Invoice 7", "")
@@ -70,7 +72,9 @@ class TestCalls:
         ],
         ids=["parsed", "raw"],
     )
-    def test_come_out_alike_whoever_parses_them(self, server: FakeServer, connect: Connect, chunks: list[Any]) -> None:
+    def test_come_out_alike_whether_server_or_client_parses_them(
+        self, server: FakeServer, connect: Connect, chunks: list[Any]
+    ) -> None:
         server.will([chunk(reasoning="Look."), *chunks, usage(5, 6)])
         answer = connect().generate(ask(tools=(WEATHER,)))
         assert calls_of(answer) == [("weather", {"city": "12", "days": 3})]
@@ -82,7 +86,7 @@ class TestCalls:
         answer = connect().generate(ask(tools=(Tool("free"),)))
         assert calls_of(answer) == [("free", {"any": value})]
 
-    def test_come_in_their_order(self, server: FakeServer, connect: Connect) -> None:
+    def test_keep_their_order(self, server: FakeServer, connect: Connect) -> None:
         parts = [call_part(0, "{", "a"), call_part(1, '{"city": "B"}', "weather"), call_part(0, "}")]
         server.will([chunk(content="Both."), *parts, chunk("tool_calls")])
         answer = connect().generate(ask(tools=(WEATHER, Tool("a"))))
@@ -114,7 +118,7 @@ class TestCalls:
         assert (body["tool_choice"], body["parallel_tool_calls"]) == (sent, False)
         assert body["tools"][0]["function"]["parameters"] == WEATHER.parameters
 
-    def test_are_not_offered_when_they_are_not_wanted(self, server: FakeServer, connect: Connect) -> None:
+    def test_are_not_offered_when_tool_choice_is_none(self, server: FakeServer, connect: Connect) -> None:
         server.will(says("No."))
         connect().generate(ask(tools=(WEATHER,), tool_choice="none"))
         assert not server.asked[0].keys() & {"tools", "tool_choice", "parallel_tool_calls"}
@@ -158,7 +162,7 @@ class TestEnds:
         server.will(says("Yes", said))
         assert connect().generate(ask()).finish == finish
 
-    def test_that_nobody_knows_are_named(self, server: FakeServer, connect: Connect) -> None:
+    def test_that_are_unknown_are_named(self, server: FakeServer, connect: Connect) -> None:
         server.will(says("Yes", "bored"))
         with pytest.raises(ServerError, match="'bored'"):
             connect().generate(ask())
@@ -171,7 +175,7 @@ class TestNumbers:
         found = connect().generate(ask()).usage
         assert (found.prompt, found.completion, found.cached, found.image) == (90, 4, 64, 48)
 
-    def test_thinking_is_counted_by_the_running_usage(self, server: FakeServer, connect: Connect) -> None:
+    def test_reasoning_is_counted_from_the_usage_in_each_chunk(self, server: FakeServer, connect: Connect) -> None:
         running = [{"prompt_tokens": 9, "completion_tokens": done, "total_tokens": 9} for done in (0, 5, 7)]
         begun, thought, answered = (chunk(usage=said) for said in running)
         thought["choices"][0]["delta"], answered["choices"][0]["delta"] = {"reasoning": "a b"}, {"content": "c"}
@@ -193,7 +197,7 @@ class TestNumbers:
         assert (logprob.token, logprob.logprob, logprob.top) == ("Yes", -0.5, (("Yes", -0.5), ("No", -1.5)))
         assert (server.asked[0]["logprobs"], server.asked[0]["top_logprobs"]) == (True, 2)
 
-    def test_a_context_overflow_is_found_with_the_first_chunk(self, server: FakeServer, connect: Connect) -> None:
+    def test_a_context_overflow_is_detected_in_the_first_chunk(self, server: FakeServer, connect: Connect) -> None:
         full = {"prompt_tokens": 4000, "completion_tokens": 0, "total_tokens": 4000}
         server.will([chunk(content="", usage=full), HOLD])
         with pytest.raises(ContextOverflowError, match="4000 of 4096"):
@@ -225,7 +229,7 @@ class TestCounting:
 
 
 class TestStreams:
-    def test_arrive_as_they_are_made_and_can_be_broken_off(self, server: FakeServer, connect: Connect) -> None:
+    def test_arrive_as_they_are_generated_and_can_be_aborted(self, server: FakeServer, connect: Connect) -> None:
         server.will([chunk(content="One"), chunk(content=" two"), HOLD])
         stream = connect().stream(ask())
         assert [next(stream).text, next(stream).text] == ["One", " two"]
@@ -238,7 +242,7 @@ class TestStreams:
         assert sorted(int(answer.text) for answer in answers) == list(range(64))
         assert all(answer.usage.completion == len(answer.text) for answer in answers)
 
-    def test_show_when_they_began_and_ended(self, server: FakeServer, connect: Connect) -> None:
+    def test_have_timings(self, server: FakeServer, connect: Connect) -> None:
         server.will(says("Yes"))
         timings = connect().generate(ask()).timings
         assert 0 < timings.first_token <= timings.total

@@ -49,7 +49,7 @@ class TestAttempts:
         ("status", "kind"),
         [(429, ServerBusyError), (503, ServerBusyError), (500, ServerError), (504, EngineTimeoutError)],
     )
-    def test_end_with_what_the_server_said_last(
+    def test_end_with_the_servers_last_error(
         self, server: FakeServer, connect: Connect, status: int, kind: type[Glm4vError]
     ) -> None:
         server.will(failure(status), failure(status, "Enough."))
@@ -59,7 +59,7 @@ class TestAttempts:
         assert caught.value.__cause__ is not None
 
     @pytest.mark.parametrize("status", [400, 401, 404, 413, 422])
-    def test_are_not_repeated_for_what_stays_wrong(self, server: FakeServer, connect: Connect, status: int) -> None:
+    def test_are_not_repeated_for_permanent_errors(self, server: FakeServer, connect: Connect, status: int) -> None:
         server.will(failure(status))
         with pytest.raises(Glm4vError):
             connect().generate(HELLO)
@@ -78,7 +78,7 @@ class TestAttempts:
         with pytest.raises(EngineTimeoutError, match="deadline"):
             connect(deadline=0.3).generate(HELLO)
 
-    def test_and_their_answer_share_it_too(self, server: FakeServer, connect: Connect) -> None:
+    def test_share_the_deadline_with_their_answer(self, server: FakeServer, connect: Connect) -> None:
         server.will([chunk(content="Y"), HOLD])
         with pytest.raises(EngineTimeoutError, match="deadline"):
             connect(deadline=0.3).generate(HELLO)
@@ -97,7 +97,7 @@ class TestAnswers:
             (Failure(200, "<html>Welcome</html>"), ServerUnreachableError, "without a finish reason"),
         ],
     )
-    def test_that_are_none_are_errors(
+    def test_that_are_not_valid_are_errors(
         self, server: FakeServer, connect: Connect, script: Any, kind: type[Glm4vError], said: str
     ) -> None:
         server.will(script)
@@ -116,7 +116,7 @@ class TestAnswers:
             (failure(404, "The model does not exist."), ModelNotFoundError),
         ],
     )
-    def test_that_are_refused_are_told_apart(
+    def test_that_are_refusals_are_distinguished_by_reason(
         self, server: FakeServer, connect: Connect, refusal: Failure, kind: type[Glm4vError]
     ) -> None:
         server.will(refusal)
@@ -141,21 +141,21 @@ class TestFindingTheModel:
             (failure(500), None, ServerError, "500"),
         ],
     )
-    def test_says_what_is_in_the_way(
+    def test_reports_why_it_failed(
         self, server: FakeServer, connect: Connect, models: Any, name: str | None, kind: type[Glm4vError], said: str
     ) -> None:
         server.models = models
         with pytest.raises(kind, match=said):
             connect(model=name, retries=0)
 
-    def test_takes_the_model_behind_several_names_and_adapters(self, server: FakeServer, connect: Connect) -> None:
+    def test_picks_the_base_model_among_aliases_and_adapters(self, server: FakeServer, connect: Connect) -> None:
         adapter = {**MODEL, "id": "invoices", "root": "/adapters/invoices", "parent": "glm"}
         server.models = {"data": [adapter, MODEL, {**MODEL, "id": "alias"}]}
         assert connect().info.model == "glm"
         assert connect(model="invoices", family="GLM-4.6V").info.model == "invoices"
 
     @pytest.mark.parametrize(("option", "context"), [(None, 4096), (1000, 1000), (4097, None)])
-    def test_keeps_to_the_servers_context(
+    def test_uses_the_servers_context_length(
         self, server: FakeServer, connect: Connect, option: int | None, context: int | None
     ) -> None:
         if context is None:
@@ -197,7 +197,7 @@ class TestFindingTheModel:
         with pytest.raises(EngineTimeoutError, match="deadline"):
             connect(deadline=0.3, retries=0)
 
-    def test_fails_where_nobody_listens(self, server: FakeServer) -> None:
+    def test_fails_where_no_server_is_listening(self, server: FakeServer) -> None:
         with pytest.raises(ServerUnreachableError, match="connection"):
             Glm4v.load(engine="server", base_url="http://127.0.0.1:9/v1", retries=0)
 
@@ -216,7 +216,7 @@ class TestKeys:
         assert KEY not in shown
         assert "tenant-secret" not in shown
 
-    def test_that_are_wrong_are_not_repeated_in_the_error(
+    def test_that_are_wrong_do_not_appear_in_the_error(
         self, server: FakeServer, connect: Connect, caplog: pytest.LogCaptureFixture
     ) -> None:
         caplog.set_level(logging.DEBUG)
@@ -228,7 +228,7 @@ class TestKeys:
         assert KEY not in trace + caplog.text + json.dumps(caught.value.__cause__.body)  # type: ignore[union-attr]
         assert not is_transient(caught.value)
 
-    def test_of_openais_own_service_go_nowhere_else(
+    def test_for_openais_own_service_are_sent_nowhere_else(
         self, server: FakeServer, connect: Connect, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("OPENAI_API_KEY", KEY)
@@ -240,7 +240,7 @@ class TestKeys:
         assert KEY not in json.dumps(server.headers)
 
 
-async def test_closing_an_engine_ends_its_answers(server: FakeServer, connect: Connect) -> None:
+async def test_closing_an_engine_ends_its_streams(server: FakeServer, connect: Connect) -> None:
     server.will([chunk(content="Y"), HOLD])
     model = connect()
     stream = model.astream(HELLO)

@@ -125,7 +125,7 @@ class TestSecrets:
             ({"base_url": "https://example.org", "verify": False}, "not checked"),
         ],
     )
-    def test_on_an_open_road_are_warned_of(
+    def test_sent_without_tls_cause_a_warning(
         self, settings: dict[str, Any], warned: str | None, caplog: pytest.LogCaptureFixture
     ) -> None:
         caplog.set_level(logging.WARNING)
@@ -157,7 +157,7 @@ class TestValues:
     def test_certificates_are_checked_by_default(self) -> None:
         assert options().verify is True
 
-    def test_a_bundle_of_authorities_may_be_a_path(self, tmp_path: Path) -> None:
+    def test_a_bundle_of_certificate_authorities_may_be_a_path(self, tmp_path: Path) -> None:
         assert options(verify=tmp_path / "ca.pem").verify == str(tmp_path / "ca.pem")
 
     def test_none_is_a_value(self) -> None:

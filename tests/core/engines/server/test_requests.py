@@ -65,7 +65,7 @@ class TestSampling:
         assert body["skip_special_tokens"] is False
         assert "logprobs" not in body
 
-    def test_what_nobody_sets_is_the_familys(self, server: FakeServer, connect: Connect) -> None:
+    def test_unset_values_are_the_familys(self, server: FakeServer, connect: Connect) -> None:
         body = asked(server, connect, Request((Message.user("Hi"),)))
         assert (body["temperature"], body["top_p"], body["top_k"], body["max_tokens"]) == (0.8, 0.6, 2, 4095)
         assert not body.keys() & {"seed", "stop", "logprobs", "top_logprobs", "response_format", "structured_outputs"}
@@ -119,7 +119,7 @@ class TestConstraints:
             ),
         ],
     )
-    def test_go_by_the_servers_own_fields(
+    def test_use_the_servers_own_fields(
         self, server: FakeServer, connect: Connect, constraint: Constraint, answer: str, field: str, sent: Any
     ) -> None:
         request = Request((Message.user("Hi"),), constraint=constraint, thinking=False)
@@ -127,13 +127,13 @@ class TestConstraints:
         assert body[field] == sent
         assert "thinking_token_budget" not in body
 
-    def test_spare_the_thought_or_the_server_refuses(self, server: FakeServer, connect: Connect) -> None:
+    def test_exempt_reasoning_or_make_the_server_refuse(self, server: FakeServer, connect: Connect) -> None:
         thoughtful = Request((Message.user("Hi"),), constraint=Choices(("a",)))
         assert asked(server, connect, thoughtful, "a")["thinking_token_budget"] == 4096
         assert "thinking_token_budget" not in asked(server, connect, thoughtful, "a", family="GLM-OCR")
 
     @pytest.mark.parametrize(("thinking", "allowed"), [(True, True), (False, False)])
-    def test_go_as_grammars_over_the_whole_turn(
+    def test_can_be_sent_as_grammars_over_the_whole_turn(
         self, server: FakeServer, connect: Connect, thinking: bool, allowed: bool
     ) -> None:
         request = Request((Message.user("Hi"),), constraint=Choices(("a", "b")), thinking=thinking)
@@ -143,7 +143,7 @@ class TestConstraints:
         assert ("<think>" in grammar) == allowed
         assert "structured_outputs" not in asked(server, connect, Request((Message.user("Hi"),)), grammars=True)
 
-    def test_go_beside_tools_unless_one_must_be_called(self, server: FakeServer, connect: Connect) -> None:
+    def test_are_sent_with_tools_unless_a_call_is_required(self, server: FakeServer, connect: Connect) -> None:
         request = Request((Message.user("Hi"),), tools=(Tool("f"),), constraint=Choices(("a",)), thinking=False)
         body = asked(server, connect, request, "a")
         assert (body["tool_choice"], body["structured_outputs"]) == ("auto", {"choice": ["a"]})
@@ -151,7 +151,7 @@ class TestConstraints:
         call = "<tool_call>f\n</tool_call>"
         assert "structured_outputs" not in asked(server, connect, forced, call)
 
-    def test_beside_tools_need_a_server_that_parses_calls(self, server: FakeServer, connect: Connect) -> None:
+    def test_with_tools_need_a_server_that_parses_calls(self, server: FakeServer, connect: Connect) -> None:
         request = Request((Message.user("Hi"),), tools=(Tool("f"),), constraint=Choices(("a",)))
         with pytest.raises(UnsupportedError, match="--tool-call-parser"):
             connect(family="GLM-4.1V-9B-Thinking").generate(request)
@@ -171,7 +171,7 @@ class TestOpenAiServers:
             ({"constraint": Regex("a")}, "a constraint"),
         ],
     )
-    def test_refuse_what_they_cannot_be_told(
+    def test_refuse_requests_that_they_have_no_field_for(
         self, server: FakeServer, connect: Connect, settings: dict[str, Any], named: str
     ) -> None:
         model = connect(api="openai")
@@ -203,7 +203,7 @@ class TestMessages:
         (user,) = messages_of(server, connect, Message.user("<|image|> and <|assistant|>"))
         assert user["content"] == [{"type": "text", "text": "< |image|> and < |assistant|>"}]
 
-    def test_hold_the_turns_with_calls_and_results(self, server: FakeServer, connect: Connect) -> None:
+    def test_contain_the_turns_with_calls_and_results(self, server: FakeServer, connect: Connect) -> None:
         calls = (ToolCall("x", "f", {"a": "ü"}), ToolCall("y", "g", {}))
         results = (ToolResult("y", (Text("G"),)), ToolResult("x", (Text("F"),)))
         _, assistant, f, g = messages_of(
@@ -223,7 +223,7 @@ class TestMessages:
             zip(ids, "FG", strict=True)
         )
 
-    def test_give_every_call_of_a_conversation_an_id_of_its_own(self, server: FakeServer, connect: Connect) -> None:
+    def test_give_every_call_of_a_conversation_its_own_id(self, server: FakeServer, connect: Connect) -> None:
         broken = ToolCall("b", "f", None, "<tool_call>f\n???</tool_call>", "unreadable")
         turns = [
             (Message.assistant(ToolCall("a", "f", {})), Message("tool", (ToolResult("a", (Text("1"),)),))),
@@ -275,7 +275,7 @@ class TestImageBudgets:
         (user,) = messages_of(server, connect, Message.user(image), max_image_tokens=40)
         assert shown(user["content"][0]).size == (100, 75)
 
-    def test_are_refused_below_what_the_model_shows_at_least(self, server: FakeServer, connect: Connect) -> None:
+    def test_are_refused_below_the_models_minimum(self, server: FakeServer, connect: Connect) -> None:
         image: Image = page(1, 560, 420, max_tokens=4)
         with pytest.raises(UnsupportedError, match="at least 8 tokens"):
             connect().generate(Request((Message.user(image),)))

@@ -34,7 +34,7 @@ def split(text: str) -> tuple[str, str]:
     return thought, rest.strip("\n")
 
 
-async def test_constrained_answers_are_valid_beside_free_ones(engine: TransformersEngine) -> None:
+async def test_constrained_answers_are_valid_beside_unconstrained_ones(engine: TransformersEngine) -> None:
     free = await answers(engine, MIXED[:3])
     requests = [
         ask(page(1), "Label it", constraint=LABELS, max_tokens=60),
@@ -52,7 +52,7 @@ async def test_constrained_answers_are_valid_beside_free_ones(engine: Transforme
 
 
 @pytest.mark.parametrize("budget", [0, 1, 20])
-async def test_the_constraint_waits_for_the_end_of_the_thought(
+async def test_the_constraint_applies_after_the_end_of_the_reasoning(
     open_engine: Open, endless: Checkpoint, budget: int
 ) -> None:
     # A prompt that ends inside a thought.
@@ -71,13 +71,13 @@ async def test_the_constraint_waits_for_the_end_of_the_thought(
     assert unconstrained.text.startswith(thought + "</think>\n")
 
 
-async def test_a_model_that_may_think_and_does_not_is_constrained_at_once(engine: TransformersEngine) -> None:
+async def test_a_model_that_skips_its_reasoning_is_constrained_at_once(engine: TransformersEngine) -> None:
     result = await answer(engine, ask("Label it", thinking=True, constraint=LABELS, max_tokens=60))
     assert result.text.strip("\n") in LABELS.options
     assert result.usage.thinking == 0
 
 
-async def test_a_thought_that_the_model_opens_is_free_and_its_answer_is_not(
+async def test_reasoning_that_the_model_opens_is_unconstrained_and_its_answer_is_not(
     open_engine: Open, endless: Checkpoint
 ) -> None:
     engine = open_engine(endless)
@@ -88,7 +88,7 @@ async def test_a_thought_that_the_model_opens_is_free_and_its_answer_is_not(
     assert split(result.text)[1] in LABELS.options
 
 
-async def test_an_end_token_in_a_thought_closes_it_when_an_answer_is_due(
+async def test_a_stop_token_during_reasoning_closes_it_when_an_answer_is_due(
     open_engine: Open, checkpoint: Checkpoint
 ) -> None:
     thinking = replace(checkpoint, template=str(checkpoint.template) + "{{ '<think>' if enable_thinking }}")
@@ -100,14 +100,16 @@ async def test_an_end_token_in_a_thought_closes_it_when_an_answer_is_due(
     assert split(due.text)[1] in LABELS.options
 
 
-async def test_running_out_of_tokens_tells_thought_from_answer(open_engine: Open, endless: Checkpoint) -> None:
+async def test_running_out_of_tokens_is_reported_separately_for_reasoning_and_answer(
+    open_engine: Open, endless: Checkpoint
+) -> None:
     thinking = replace(endless, template=str(endless.template) + "{{ '<think>' if enable_thinking }}")
     results = await answers(open_engine(thinking), [ask("Why", thinking=True), ask("Why", thinking=False)])
     assert [result.finish for result in results] == ["length_in_thinking", "length"]
     assert [result.usage.thinking for result in results] == [24, 0]
 
 
-async def test_stop_strings_do_not_count_in_thoughts(open_engine: Open, endless: Checkpoint) -> None:
+async def test_stop_strings_do_not_apply_to_reasoning(open_engine: Open, endless: Checkpoint) -> None:
     thinking = replace(endless, template=str(endless.template) + "{{ '<think>' if enable_thinking }}")
     engine = open_engine(thinking)
     request = ask("Why", thinking=True, thinking_budget=12, max_tokens=40)

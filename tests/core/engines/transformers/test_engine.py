@@ -60,7 +60,7 @@ async def test_a_batch_answers_as_each_request_does_alone(open_engine: Open) -> 
     assert len({result.text for result in together}) == len(MIXED)
 
 
-async def test_more_requests_than_slots_wait_in_line(open_engine: Open) -> None:
+async def test_requests_wait_in_line_for_free_slots(open_engine: Open) -> None:
     narrow = await answers(open_engine(slots=2), MIXED)
     wide = await answers(open_engine(slots=7), MIXED)
     assert texts(narrow) == texts(wide)
@@ -104,7 +104,7 @@ async def test_a_template_may_name_the_special_tokens(open_engine: Open, checkpo
     assert (await open_engine(naming).count_tokens(request)).prompt == plain.prompt + 2
 
 
-async def test_reuse_changes_nothing_but_the_work(open_engine: Open) -> None:
+async def test_reuse_saves_work_and_changes_no_answer(open_engine: Open) -> None:
     questions = [ask(page(7, 168, 168), question) for question in ("Read it.", "Which label fits best?", "Read it.")]
     warm, cold = open_engine(), open_engine(cache_bytes=0)
     reused = [await answer(warm, question) for question in questions]
@@ -140,7 +140,7 @@ async def test_reuse_tells_pages_and_sizes_apart(engine: TransformersEngine, ope
     assert [result.usage.image for result in one_by_one] == [25, 25, 9, 50]
 
 
-async def test_reuse_stays_right_when_there_is_hardly_any_room(open_engine: Open) -> None:
+async def test_reuse_stays_correct_with_hardly_any_room(open_engine: Open) -> None:
     tight = open_engine(cache_bytes=150_000)
     plain = open_engine(cache_bytes=0)
     requests = [ask(page(seed % 3), f"Question {seed}") for seed in range(7)]
@@ -177,7 +177,7 @@ async def test_a_cancelled_stream_frees_its_slot(open_engine: Open, endless: Che
     assert (await asyncio.wait_for(waiting, 20)).usage.completion == 3
 
 
-async def test_a_request_cancelled_in_line_is_never_read(open_engine: Open, endless: Checkpoint) -> None:
+async def test_a_waiting_request_that_is_cancelled_is_never_prefilled(open_engine: Open, endless: Checkpoint) -> None:
     engine = open_engine(endless, slots=1)
     async with aclosing(engine.stream(ask("Tell me everything", max_tokens=4000))) as endless:
         await anext(endless)
@@ -195,7 +195,7 @@ async def test_tokens_are_counted_exactly(engine: TransformersEngine) -> None:
         assert (counted.prompt, counted.image) == (result.usage.prompt, result.usage.image)
 
 
-async def test_an_image_takes_no_more_tokens_than_it_may(open_engine: Open) -> None:
+async def test_an_image_takes_no_more_tokens_than_allowed(open_engine: Open) -> None:
     engine = open_engine(max_image_tokens=20)
     counts = [await engine.count_tokens(ask(image, "Read")) for image in (page(1, 280, 280), page(1, 56, 56))]
     assert counts[0].image == 16

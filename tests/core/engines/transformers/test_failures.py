@@ -87,7 +87,7 @@ async def test_memory_short_while_decoding_costs_the_longest_request(
     assert results[2].text == expected[2].text  # type: ignore[union-attr]
 
 
-async def test_memory_for_no_request_at_all_fails_each_of_them(open_engine: Open, endless: Checkpoint) -> None:
+async def test_memory_too_small_for_any_request_fails_each_of_them(open_engine: Open, endless: Checkpoint) -> None:
     engine = open_engine(endless)
     error = torch.OutOfMemoryError("CUDA out of memory.")
     with failing(endless.model.model.language_model, lambda read: read.shape[1] == 1, error):
@@ -96,7 +96,7 @@ async def test_memory_for_no_request_at_all_fails_each_of_them(open_engine: Open
     assert (await answer(engine, ask("Hello"))).text
 
 
-async def test_memory_held_for_reuse_is_given_up_first(open_engine: Open, checkpoint: Checkpoint) -> None:
+async def test_memory_kept_for_reuse_is_freed_first(open_engine: Open, checkpoint: Checkpoint) -> None:
     engine = open_engine()
     request = ask(page(1), "Read")
     expected = (await answer(engine, request)).text
@@ -131,9 +131,7 @@ async def test_an_image_that_cannot_be_prepared_fails_alone(open_engine: Open, c
         await answer(engine, ask(page(2), "Read"))
 
 
-async def test_a_worker_that_dies_while_it_reads_prompts_tells_their_callers(
-    open_engine: Open, checkpoint: Checkpoint
-) -> None:
+async def test_a_worker_that_dies_during_prefill_fails_its_requests(open_engine: Open, checkpoint: Checkpoint) -> None:
     engine = open_engine()
     with failing(checkpoint.model.model.language_model, lambda read: True, ValueError("a bug")):
         results = await asyncio.gather(*(answer(engine, ask("Hello")) for _ in range(3)), return_exceptions=True)
@@ -141,7 +139,7 @@ async def test_a_worker_that_dies_while_it_reads_prompts_tells_their_callers(
 
 
 @pytest.mark.parametrize("cause", [ValueError("a bug"), RuntimeError("a bug")], ids=lambda cause: type(cause).__name__)
-async def test_the_death_of_the_worker_reaches_everybody(
+async def test_the_death_of_the_worker_fails_all_requests(
     open_engine: Open, endless: Checkpoint, cause: Exception
 ) -> None:
     engine = open_engine(endless, slots=2)
@@ -158,7 +156,7 @@ async def test_the_death_of_the_worker_reaches_everybody(
             await call
 
 
-async def test_closing_ends_what_runs_and_what_comes(open_engine: Open, endless: Checkpoint) -> None:
+async def test_closing_ends_running_and_later_requests(open_engine: Open, endless: Checkpoint) -> None:
     engine = open_engine(endless, slots=1)
     stream = engine.stream(ask("Hello", max_tokens=1000))
     assert isinstance(await anext(stream), Piece)
@@ -177,7 +175,7 @@ async def test_closing_ends_what_runs_and_what_comes(open_engine: Open, endless:
         await engine.count_tokens(ask("Hello"))
 
 
-async def test_closing_ends_all_that_run(open_engine: Open, endless: Checkpoint) -> None:
+async def test_closing_ends_all_running_requests(open_engine: Open, endless: Checkpoint) -> None:
     engine = open_engine(endless)
     streams = [engine.stream(ask("Hello", max_tokens=4000)) for _ in range(3)]
     for stream in streams:
@@ -189,7 +187,7 @@ async def test_closing_ends_all_that_run(open_engine: Open, endless: Checkpoint)
                 pass
 
 
-async def test_closing_gives_the_model_back(checkpoint_folder: Path) -> None:
+async def test_closing_releases_the_model(checkpoint_folder: Path) -> None:
     loaded = load_checkpoint(checkpoint_folder, TransformersOptions())
     model = weakref.ref(loaded.model.lm_head)
     engine = TransformersEngine(loaded)
@@ -207,7 +205,7 @@ async def test_a_request_whose_images_do_not_match_is_refused(open_engine: Open,
         await answer(open_engine(doubled), ask(page(1), "Read"))
 
 
-def test_a_caller_whose_loop_is_gone_does_not_hold_up_others(open_engine: Open, endless: Checkpoint) -> None:
+def test_a_caller_whose_loop_is_closed_does_not_hold_up_others(open_engine: Open, endless: Checkpoint) -> None:
     engine = open_engine(endless, slots=1)
     loop = asyncio.new_event_loop()
     stream = engine.stream(ask("Hello", max_tokens=4000))

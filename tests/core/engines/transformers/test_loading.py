@@ -153,7 +153,7 @@ def spoil_image_processor_file(folder: Path) -> None:
         (spoil_image_processor_file, ModelLoadError),
     ],
 )
-def test_a_spoiled_checkpoint_is_refused(folder: Path, spoil: Callable[[Path], None], error: type[Exception]) -> None:
+def test_a_damaged_checkpoint_is_refused(folder: Path, spoil: Callable[[Path], None], error: type[Exception]) -> None:
     spoil(folder)
     with pytest.raises(error):
         load_checkpoint(folder, OPTIONS)
@@ -174,11 +174,11 @@ def test_libraries_that_are_too_old_are_named(checkpoint_folder: Path, monkeypat
 class TestProgressBars:
     """transformers has one hook for all of its bars, and it is not ours."""
 
-    def test_loading_draws_none(self, checkpoint_folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    def test_are_not_shown_while_loading(self, checkpoint_folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
         load_checkpoint(checkpoint_folder, OPTIONS)
         assert capfd.readouterr() == ("", "")
 
-    def test_bars_of_others_stay(self, checkpoint_folder: Path) -> None:
+    def test_of_other_libraries_are_left_alone(self, checkpoint_folder: Path) -> None:
         drawn: dict[str, Any] = {}
 
         def hook(factory: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]) -> Any:
@@ -197,7 +197,7 @@ class TestProgressBars:
         assert drawn == {"Loading weights": True, "other": None}
         assert after is hook
 
-    def test_a_hook_that_was_set_meanwhile_stays(self) -> None:
+    def test_leave_a_hook_alone_that_was_set_meanwhile(self) -> None:
         def hook(factory: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]) -> None: ...
 
         with without_progress_bars():
@@ -214,7 +214,7 @@ def test_a_base_model_cannot_chat(folder: Path) -> None:
         TransformersEngine.load(folder)
 
 
-def test_numbers_are_wide_on_a_cpu_and_short_elsewhere() -> None:
+def test_weights_are_float32_on_a_cpu_and_bfloat16_elsewhere() -> None:
     assert choose_dtype("auto", torch.device("cpu")) is torch.float32
     assert choose_dtype("auto", torch.device("cuda")) is torch.bfloat16
     assert choose_dtype("float32", torch.device("cuda")) is torch.float32

@@ -32,7 +32,7 @@ def stored(length: int) -> torch.Tensor:
     return torch.arange(length * 16.0).view(length, 16).T.reshape(2, 2, 2, 2, length).transpose(3, 4).contiguous()
 
 
-def test_the_least_recently_used_tensors_go_first() -> None:
+def test_the_least_recently_used_tensors_are_dropped_first() -> None:
     cache, dropped = ReuseCache(300), list[str]()
     for key in "abc":
         assert cache.keep(key, torch.zeros(25), lambda key=key: dropped.append(key))
@@ -51,7 +51,7 @@ def test_the_least_recently_used_tensors_go_first() -> None:
     assert cache.size == 0
 
 
-def test_the_longest_common_beginning_is_found() -> None:
+def test_the_longest_common_prefix_is_found() -> None:
     reuse = ReuseCache(10_000)
     cache = PrefixCache(reuse)
     cache.keep(prompt(*range(20), 7, 7, 7, 7, 7, 7), 0, lambda: stored(26))
@@ -67,7 +67,7 @@ def test_the_longest_common_beginning_is_found() -> None:
         assert (cache.find(unknown).length, cache.find(unknown).states) == (0, None)
 
 
-def test_a_prompt_replaces_its_own_beginning_and_little_news_is_not_kept() -> None:
+def test_a_prompt_replaces_its_own_prefix_and_a_short_extension_is_not_kept() -> None:
     reuse = ReuseCache(10_000)
     cache = PrefixCache(reuse)
     cache.keep(prompt(*range(40)), 0, lambda: stored(40))
@@ -155,14 +155,14 @@ def each_shares_more(index: int) -> list[int]:
 
 
 @pytest.mark.parametrize("others", [unlike, same_beginning, each_shares_more])
-def test_a_look_up_costs_the_same_however_many_prompts_are_kept(others: Callable[[int], list[int]]) -> None:
+def test_a_look_up_costs_the_same_for_any_number_of_kept_prompts(others: Callable[[int], list[int]]) -> None:
     target, asked = [*range(150), *[5] * 50], [*range(150), *[6] * 50]
     work = [work_of_a_look_up([*map(others, range(count)), target], asked) for count in (1, 100, 1000)]
     assert work[0] == work[1] == work[2] <= 3 * len(asked)
 
 
 @pytest.mark.parametrize("tokens", [1, 3])
-def test_attention_by_groups_equals_attention_with_repeated_heads(tokens: int) -> None:
+def test_grouped_query_attention_equals_attention_with_repeated_heads(tokens: int) -> None:
     torch.manual_seed(0)
     query, key, value = torch.randn(3, 6, tokens, 8), torch.randn(3, 2, 10, 8), torch.randn(3, 2, 10, 8)
     mask = torch.arange(10) <= torch.tensor([3, 9, 6])[:, None, None, None] + torch.arange(tokens)[:, None]
@@ -186,7 +186,7 @@ def filled(layers: int, rows: int, length: int) -> tuple[SlotCache, torch.Tensor
     return cache, states
 
 
-def test_rows_are_written_at_their_own_places_and_survive_growth() -> None:
+def test_rows_are_written_at_their_own_positions_and_survive_growth() -> None:
     cache = cache_of(1)
     cache.reserve(2, 5)
     keys, values = torch.randn(2, 2, 3, 4), torch.randn(2, 2, 3, 4)
@@ -219,7 +219,7 @@ def bytes_over_time(work: Callable[[], object], folder: Path) -> list[int]:
 
 
 @pytest.mark.parametrize(("rows", "length"), [(4, GROWTH), (2, GROWTH + 1)], ids=["rows", "length"])
-def test_growth_needs_room_for_one_layer_more(tmp_path: Path, rows: int, length: int) -> None:
+def test_growth_needs_memory_for_one_additional_layer(tmp_path: Path, rows: int, length: int) -> None:
     caches: list[SlotCache] = []
 
     def grow() -> None:
@@ -249,7 +249,7 @@ class LittleMemory(TorchFunctionMode):  # type: ignore[misc]  # its base is not 
         return function(*arguments, **options or {})
 
 
-def test_memory_that_ends_during_growth_leaves_all_rows_as_they_were() -> None:
+def test_running_out_of_memory_during_growth_leaves_all_rows_unchanged() -> None:
     cache, states = filled(layers=3, rows=2, length=5)
     with LittleMemory(tensors=2), pytest.raises(torch.OutOfMemoryError):
         cache.reserve(4, GROWTH + 1)

@@ -26,7 +26,7 @@ def engine(open_engine: Open, endless: Checkpoint) -> TransformersEngine:
     return open_engine(endless)
 
 
-async def test_a_seed_gives_the_same_draw_in_any_company(engine: TransformersEngine) -> None:
+async def test_a_seed_gives_the_same_draw_in_any_batch(engine: TransformersEngine) -> None:
     request = ask(page(1), "Tell me", temperature=1.3, top_p=0.95, seed=7)
     alone = await answer(engine, request)
     crowd = await answers(engine, [*MIXED, request, ask("Other", temperature=1.0, seed=8)])
@@ -47,7 +47,7 @@ async def test_narrow_draws_are_greedy(engine: TransformersEngine, settings: dic
     assert results[0].text == results[1].text
 
 
-async def test_greedy_neighbours_do_not_notice_sampling_ones(engine: TransformersEngine) -> None:
+async def test_sampling_requests_do_not_affect_greedy_ones_in_the_batch(engine: TransformersEngine) -> None:
     request = ask("Tell me")
     alone = await answer(engine, request)
     mixed = await answers(engine, [ask("Other", temperature=1.0, repetition_penalty=1.5, logprobs=2), request])
@@ -105,7 +105,7 @@ async def test_logprobs_are_those_of_the_model(engine: TransformersEngine) -> No
         assert other.logprob == pytest.approx(one.logprob, abs=1e-4)
 
 
-async def test_stop_strings_end_the_answer_and_never_show(engine: TransformersEngine) -> None:
+async def test_stop_strings_end_the_answer_and_are_not_part_of_it(engine: TransformersEngine) -> None:
     whole = (await answer(engine, ask(page(1), "Read", max_tokens=40))).text
     assert "<think>" not in whole
     stops = [whole[start : start + 4] for start in range(2, len(whole) - 4, 5)]
@@ -115,7 +115,7 @@ async def test_stop_strings_end_the_answer_and_never_show(engine: TransformersEn
         assert result.finish == "stop"
 
 
-async def test_a_stop_string_that_stays_incomplete_is_shown(engine: TransformersEngine) -> None:
+async def test_an_incomplete_stop_string_is_part_of_the_answer(engine: TransformersEngine) -> None:
     whole = (await answer(engine, ask(page(1), "Read", max_tokens=12))).text
     result = await answer(engine, ask(page(1), "Read", max_tokens=12, stop=(whole[-3:] + "more",)))
     assert (result.text, result.finish) == (whole, "length")
@@ -136,7 +136,7 @@ def test_every_token_has_its_bytes(checkpoint: Checkpoint) -> None:
 
 
 @pytest.mark.parametrize(("repeats", "tokens", "expected"), [(8, 96, 96), (8, 10, 16), (20, 8, 24)])
-async def test_a_loop_is_ended(
+async def test_a_repetition_loop_is_ended(
     open_engine: Open, endless: Checkpoint, repeats: int, tokens: int, expected: int
 ) -> None:
     engine = open_engine(endless, repetition_repeats=repeats, repetition_tokens=tokens)
@@ -145,7 +145,7 @@ async def test_a_loop_is_ended(
     assert (result.finish, result.text) == ("repetition", "a" * expected)
 
 
-async def test_the_guard_can_be_turned_off(open_engine: Open, endless: Checkpoint) -> None:
+async def test_the_repetition_guard_can_be_turned_off(open_engine: Open, endless: Checkpoint) -> None:
     engine = open_engine(endless, repetition_pattern=0)
     with always_says(endless, "a"):
         result = await answer(engine, ask("Tell me", max_tokens=120))
@@ -163,10 +163,10 @@ async def test_the_guard_can_be_turned_off(open_engine: Open, endless: Checkpoin
         ([], False),
     ],
 )
-def test_a_loop_is_a_pattern_repeated_often_and_long(tokens: list[int], loop: bool) -> None:
+def test_a_repetition_loop_is_a_pattern_repeated_often_and_long(tokens: list[int], loop: bool) -> None:
     assert is_loop(tokens, TransformersOptions()) is loop
 
 
-def test_the_guard_is_documented_with_its_defaults() -> None:
+def test_the_repetition_guard_is_documented_with_its_defaults() -> None:
     options = TransformersOptions()
     assert (options.repetition_pattern, options.repetition_repeats, options.repetition_tokens) == (64, 8, 96)

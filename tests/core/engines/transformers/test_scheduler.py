@@ -48,7 +48,7 @@ def test_importing_it_loads_no_torch() -> None:
     assert loaded.isdisjoint({"torch", "transformers"})
 
 
-def test_the_head_of_the_line_gets_the_free_slots() -> None:
+def test_free_slots_go_to_the_head_of_the_line() -> None:
     requests = unlike(5)
     scheduler = line_of(requests, slots=3)
     assert scheduler.admit() == requests[:3]
@@ -70,7 +70,7 @@ def test_a_request_that_is_not_ready_is_passed_by_those_behind_it() -> None:
     assert scheduler.admit() == [slow]
 
 
-def test_a_request_that_is_not_ready_is_read_when_nothing_else_is_to_be_done() -> None:
+def test_a_request_that_is_not_ready_is_admitted_when_nothing_else_can_run() -> None:
     slow, slower = unlike(2)
     slow.ready = slower.ready = False
     scheduler = line_of([slow, slower], slots=2)
@@ -89,7 +89,7 @@ def test_a_request_that_is_not_ready_is_read_when_nothing_else_is_to_be_done() -
     ],
     ids=["alike", "mostly padding", "many tokens", "one long"],
 )
-def test_prompts_are_read_together_while_that_is_worth_it(lengths: list[int], groups: list[int]) -> None:
+def test_prompts_are_prefilled_together_while_that_is_efficient(lengths: list[int], groups: list[int]) -> None:
     requests = [Asked(*[1000 + index] * length) for index, length in enumerate(lengths)]
     scheduler = line_of(requests, slots=8)
     sizes = []
@@ -101,13 +101,13 @@ def test_prompts_are_read_together_while_that_is_worth_it(lengths: list[int], gr
 
 
 @pytest.mark.parametrize(("reuses", "expected"), [(True, 1), (False, 2)])
-def test_a_prompt_waits_for_the_beginning_that_it_can_reuse(reuses: bool, expected: int) -> None:
+def test_a_prompt_waits_for_the_prefix_that_it_can_reuse(reuses: bool, expected: int) -> None:
     shared = range(SHARED_TOKENS)
     scheduler = line_of([Asked(*shared, 1, 2), Asked(*shared, 3)], slots=4, reuses=reuses)
     assert len(scheduler.admit()) == expected
 
 
-def test_a_prompt_that_leaves_while_it_is_read_takes_no_row() -> None:
+def test_a_prompt_cancelled_during_prefill_takes_no_row() -> None:
     requests = unlike(3)
     scheduler = line_of(requests, slots=3)
     group = scheduler.admit()

@@ -57,7 +57,7 @@ class TestInThisProcess:
         assert (info.engine, info.family.name, info.context) == ("vllm", "tiny", 4096)
         assert (info.device, info.dtype) == ("cpu", "float32")
 
-    def test_an_engine_that_was_not_loaded_to_sleep_says_so(self, model: Glm4v) -> None:
+    def test_sleeping_without_having_enabled_it_is_refused(self, model: Glm4v) -> None:
         with pytest.raises(UnsupportedError, match="enable_sleep_mode"):
             model.sleep()
         assert model.generate(ask("Hello", max_tokens=3)).usage.completion
@@ -94,7 +94,7 @@ class Paused:
         pass
 
 
-def test_a_request_that_vllm_refuses_while_it_sleeps_ends_in_our_error() -> None:
+def test_a_request_that_vllm_refuses_while_asleep_raises_our_error() -> None:
     files = read_files(checkpoint_path(), None)
     vision = VisionConfig(ProcessorSizer(load_image_processor(files.folder), None), 14, 1568, 3)
     image_token = files.tokenizer.convert_tokens_to_ids(files.family.dialect.image_placeholder)
@@ -110,7 +110,7 @@ class TestTheEnd:
     """Comes last: it kills what the other tests use."""
 
     @pytest.mark.parametrize("loaded", ["vllm", "server"], indirect=True)
-    def test_a_dead_engine_tells_everybody_and_a_new_one_works(self, loaded: Engine) -> None:
+    def test_a_dead_engine_fails_all_requests_and_a_new_one_works(self, loaded: Engine) -> None:
         # Hot, or the guard against repetition might end an answer before the engine dies.
         long = ask("Say it", constraint=Regex("[a-z ]{3000}"), max_tokens=3500, temperature=2.0)
         results: list[Any] = []
@@ -132,7 +132,7 @@ class TestTheEnd:
             assert loaded.model.generate(ask("Hello", max_tokens=3)).usage.completion
 
     @pytest.mark.parametrize("loaded", ["vllm"], indirect=True)
-    def test_closing_ends_what_runs_and_what_comes(self, loaded: Engine) -> None:
+    def test_closing_ends_running_and_later_requests(self, loaded: Engine) -> None:
         results: list[Any] = []
         long = ask("Say it", constraint=Regex("[a-z ]{3000}"), max_tokens=3500, temperature=2.0)
         stream = loaded.model.stream(long)

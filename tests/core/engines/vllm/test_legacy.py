@@ -27,7 +27,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Glm4v]:
             yield loaded
 
 
-def test_it_sees_its_one_image(model: Glm4v) -> None:
+def test_one_image_reaches_the_model(model: Glm4v) -> None:
     first, again, other = model.generate_many(ask(page(seed), "Read", max_tokens=12) for seed in (1, 1, 2))
     blind = model.generate(ask("Read", max_tokens=12))
     assert first.text == again.text != other.text
@@ -39,6 +39,6 @@ def test_it_sees_its_one_image(model: Glm4v) -> None:
         model.generate(ask(page(1), page(2), "Read"))
 
 
-def test_what_it_cannot_do_is_refused(model: Glm4v) -> None:
+def test_unsupported_requests_are_refused(model: Glm4v) -> None:
     with pytest.raises(UnsupportedError, match="does not support constraints"):
         model.generate(ask(page(1), "Label it", constraint=Choices(("a", "b"))))

@@ -66,7 +66,7 @@ class TestOptions:
         with pytest.raises(error):
             VllmOptions(**options)
 
-    def test_remote_code_takes_a_pinned_commit(self) -> None:
+    def test_remote_code_needs_a_pinned_commit(self) -> None:
         assert VllmOptions(trust_remote_code=True, revision=COMMIT).trust_remote_code
 
     def test_an_adapter_may_be_named_by_a_path(self) -> None:
@@ -74,7 +74,7 @@ class TestOptions:
         assert VllmOptions(lora=folder).passed_on() == VllmOptions(lora="adapter").passed_on()
         assert VllmOptions(lora=folder).lora == "adapter"
 
-    def test_what_vllm_knows_is_passed_on_and_nothing_else(self) -> None:
+    def test_only_options_that_vllm_knows_are_passed_on(self) -> None:
         given: dict[str, Any] = {"context": 8192, "quantization": "fp8", "tensor_parallel_size": 2}
         options = VllmOptions(**given, enable_sleep_mode=True, lora="x")
         passed = options.passed_on()
@@ -94,7 +94,7 @@ class TestArguments:
         assert arguments["load_format"] == "safetensors"
         assert "mm_processor_kwargs" not in arguments
 
-    def test_a_bias_that_vllm_would_leave_out_is_asked_for(self, files: CheckpointFiles) -> None:
+    def test_a_bias_that_vllm_would_ignore_is_requested(self, files: CheckpointFiles) -> None:
         text = files.config["text_config"]
         assert "attention_bias" not in text
         arguments = arguments_of(files, VllmOptions(), dtype="float32", size={})
@@ -109,7 +109,7 @@ class TestArguments:
         assert arguments["limit_mm_per_prompt"]["image"] == 2
 
     @pytest.mark.parametrize(("rank", "room"), [(4, 8), (64, 64), (65, 128), (600, 600)])
-    def test_an_adapter_brings_its_rank(self, files: CheckpointFiles, tmp_path: Path, rank: int, room: int) -> None:
+    def test_an_adapter_sets_its_rank(self, files: CheckpointFiles, tmp_path: Path, rank: int, room: int) -> None:
         (tmp_path / "adapter_config.json").write_text(json.dumps({"r": rank}))
         arguments = arguments_of(files, VllmOptions(lora=str(tmp_path)), dtype="bfloat16", size={})
         assert (arguments["enable_lora"], arguments["max_lora_rank"]) == (True, room)
@@ -125,7 +125,7 @@ class TestArguments:
 
 
 class TestMemory:
-    def test_a_context_of_the_9b_models(self) -> None:
+    def test_the_context_of_the_9b_models_is_computed(self) -> None:
         assert bytes_per_token(FLASH, PLAN) == 40_960
         assert needs(FLASH, PLAN).context == pytest.approx(5.4e9, rel=0.01)
 
@@ -150,14 +150,14 @@ class TestMemory:
         length = int(caught.value.hint.partition("max_model_len=")[2].partition(" ")[0])
         check_fit(FLASH, replace(PLAN, context=length), 24 * GIB)
 
-    def test_devices_share(self) -> None:
+    def test_devices_share_the_model(self) -> None:
         alone, two = needs(FLASH, PLAN), needs(FLASH, replace(PLAN, tensor_parallel=2))
         assert two.weights == alone.weights // 2
         assert two.context == alone.context // 2
         staged = needs(FLASH, replace(PLAN, pipeline_parallel=2, offloaded=GIB))
         assert staged.weights == alone.weights // 2 - GIB
 
-    def test_a_smaller_share_is_less_room(self) -> None:
+    def test_a_smaller_memory_share_leaves_less_room(self) -> None:
         with pytest.raises(ModelLoadError, match=r"vLLM may use 8\.0 GiB"):
             check_fit(FLASH, PLAN, 80 * GIB, share=0.1)
 
@@ -168,7 +168,7 @@ class TestMemory:
 
 
 class TestRequests:
-    def test_sampling_in_vllms_terms(self) -> None:
+    def test_sampling_is_translated_to_vllms_parameters(self) -> None:
         request = ask("Hello", top_p=0.0, top_k=3, seed=7, logprobs=2, thinking_budget=9, thinking=True)
         settings = sampling_of(request, [1, 2], 24, budget=True)
         assert settings["top_p"] == 1e-6
@@ -179,7 +179,7 @@ class TestRequests:
         assert (plain["temperature"], plain["top_p"], plain["repetition_penalty"]) == (0.0, 1.0, 1.0)
         assert "thinking_token_budget" not in plain
 
-    def test_images_go_by_their_content(self, files: CheckpointFiles) -> None:
+    def test_images_are_identified_by_their_content(self, files: CheckpointFiles) -> None:
         processor = load_image_processor(files.folder)
         sizer, template = ProcessorSizer(processor, None), ChatTemplate(files.template, files.family.dialect)
         image_token = files.tokenizer.convert_tokens_to_ids("<|image|>")
@@ -201,7 +201,7 @@ class TestRequests:
         assert small["mm_processor_kwargs"]["size"]["shortest_edge"] == 4 * 28 * 28 * 2
         assert small["multi_modal_data"]["image"][0].size == (56, 28)
 
-    def test_resized_pages_are_kept_within_bounds(self, files: CheckpointFiles) -> None:
+    def test_the_cache_of_resized_pages_is_bounded(self, files: CheckpointFiles) -> None:
         processor = load_image_processor(files.folder)
         sizer = ProcessorSizer(processor, 20)
         pages = ResizedPages(processor.patch_size, int(processor.resample), room=30_000)
@@ -224,7 +224,7 @@ class TestRequests:
 class TestLegacy:
     """The first generation, read from files in their published form; its weights need vLLM."""
 
-    def test_its_code_stays_off_unless_it_is_asked_for(self, tmp_path: Path) -> None:
+    def test_its_code_is_not_run_unless_enabled(self, tmp_path: Path) -> None:
         folder = write_legacy(tmp_path / "legacy")
         with pytest.raises(UnsupportedError, match="trust_remote_code=True with a pinned revision"):
             read_files(folder, None)
@@ -250,7 +250,7 @@ class TestLegacy:
         assert "reasoning_config" not in arguments
         assert Shape.of(files.config).kv_heads == 2
 
-    def test_other_checkpoints_get_no_code_run(self, checkpoint_folder: Path, tmp_path: Path) -> None:
+    def test_the_code_of_other_checkpoints_is_never_run(self, checkpoint_folder: Path, tmp_path: Path) -> None:
         config = json.loads((checkpoint_folder / "config.json").read_text())
         (tmp_path / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoModel": "modeling.Evil"}}))
         with pytest.raises(UnsupportedError, match="requires custom code"):

@@ -97,7 +97,7 @@ def test_an_untested_version_is_refused_with_the_fix(install: Install) -> None:
         plan_engine("tiny", "vllm", {})
 
 
-def test_a_version_that_was_only_read_is_taken_with_a_warning(
+def test_a_version_that_was_only_reviewed_is_accepted_with_a_warning(
     install: Install, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     install("0.33.0")
@@ -106,7 +106,7 @@ def test_a_version_that_was_only_read_is_taken_with_a_warning(
     assert "vLLM 0.33.0 is installed" in warning
 
 
-def test_a_version_that_was_run_is_taken_without(
+def test_a_version_that_was_run_is_accepted_without_a_warning(
     install: Install, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     install("0.32.4")
