@@ -175,7 +175,7 @@ class TestOpenAiServers:
         self, server: FakeServer, connect: Connect, settings: dict[str, Any], named: str
     ) -> None:
         model = connect(api="openai")
-        with pytest.raises(UnsupportedError, match=rf"told {named}.*api='vllm'"):
+        with pytest.raises(UnsupportedError, match=rf"no field for {named}.*api='vllm'"):
             model.generate(Request((Message.user("Hi"),), **{"sampling": PLAIN, **settings}))
         assert server.asked == []
 
