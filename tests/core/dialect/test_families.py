@@ -75,7 +75,7 @@ def test_the_context_length_identifies_the_tiny_model(context: int, name: str) -
     ],
 )
 def test_an_unknown_checkpoint_is_refused(config: dict[str, Any], vocabulary: set[str], template: str | None) -> None:
-    with pytest.raises(UnsupportedError, match="no known GLM-V family") as caught:
+    with pytest.raises(UnsupportedError, match="does not belong to a known GLM-V family") as caught:
         recognise(config, vocabulary, template)
     assert "GLM-4.6V-Flash" in caught.value.hint
 
