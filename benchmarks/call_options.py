@@ -1,11 +1,11 @@
-"""Measure what one option of a call costs in both adapters, without a model: calls with and without it in turn."""
+"""Measure what one call option costs in both adapters, without a model, by alternating calls with and without it."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
 
-from benchmark import timed
+from engine import timed
 from langchain_core.messages import HumanMessage
 from llama_index.core.llms import ChatMessage
 from rich.console import Console

@@ -87,7 +87,7 @@ def one_by_one(folder: Path, limits: Sequence[int]) -> float:
     """Return the seconds that plain `generate()` takes for all requests."""
     quiet()
     plain = transformers.AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
-    # Without end tokens every answer has the length it is given, on both sides.
+    # Without stop tokens every answer has its full length, on both sides.
     plain.generation_config.eos_token_id = None
     checkpoint = endless(folder)
     generate(plain, checkpoint, ask(page(1000), "warm up", 8))
@@ -278,7 +278,7 @@ async def questions(
 
 
 def open_engine(checkpoint: Checkpoint, slots: int = SLOTS, **options: Any) -> TransformersEngine:
-    # Answers that may not end repeat themselves, which is no reason to cut them here.
+    # Answers without an end repeat themselves, and must not be cut for it here.
     return TransformersEngine(checkpoint, TransformersOptions(slots=slots, repetition_pattern=0, **options))
 
 

@@ -1,4 +1,4 @@
-"""Measure ChatGLM4V against LangChain's own way to local models, all in one run, and print one table.
+"""Measure ChatGLM4V against LangChain's own integration for local models, all in one run, and print one table.
 
 Needs `pip install --no-deps langchain-huggingface langchain-openai openai tiktoken jiter` besides the dev extra.
 """
@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 import transformers
-from benchmark import REQUESTS, apart, endless, ms, open_engine, quiet, timed
+from engine import REQUESTS, apart, endless, ms, open_engine, quiet, timed
 from langchain_core.messages import HumanMessage
 from rich.console import Console
 from rich.table import Table
@@ -80,8 +80,8 @@ def one_by_one(folder: Path) -> tuple[float, float]:
 
 
 def plain(folder: Path) -> tuple[Any, Any]:
-    """Load the model for the library's own ways; no answer ends early."""
-    quiet()  # but an error, that the pipeline's list of text models does not name this one, which runs all the same
+    """Load the model for the library's own pipelines; no answer ends early."""
+    quiet()  # except for one error: the pipeline's list of text models lacks this one, which still runs
     model = transformers.AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
     model.generation_config.eos_token_id = None
     return model, transformers.AutoTokenizer.from_pretrained(folder)

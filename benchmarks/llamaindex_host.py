@@ -1,9 +1,9 @@
 """Measure llamaindex_glm4v: what a call through the adapter costs, and whether an engine ever waits for pages.
 
 The engine of the second part is scripted: it takes a second for an answer and any number of questions at once. It notes
-when it has nothing in work, and how many of the places that it was promised stand empty. The peer that LlamaIndex has
-for pictures, `HuggingFaceMultiModal`, cannot load a GLM-V checkpoint ("Unsupported model architecture:
-Glm4vForConditionalGeneration"), so there is none to compare with.
+when it is idle, and how many of its promised places are empty. LlamaIndex's own counterpart for images,
+`HuggingFaceMultiModal`, cannot load a GLM-V checkpoint ("Unsupported model architecture:
+Glm4vForConditionalGeneration"), so there is nothing to compare with.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 import PIL.Image
-from benchmark import timed
-from benchmark_langchain import PROMPT, import_time
+from engine import timed
+from langchain_host import PROMPT, import_time
 from llama_index.core.ingestion import IngestionPipeline
 from llama_index.core.llms import ChatMessage
 from llama_index.core.schema import Document
@@ -42,14 +42,14 @@ SIZE = (1240, 1754)
 
 
 class WatchedEngine(ScriptedEngine):
-    """Adds up for how long it had nothing in work, and for how long its questions were in work."""
+    """Adds up how long it was idle, and how long its questions were running."""
 
     def __init__(self) -> None:
         super().__init__(lambda _: ["word "] * CHUNKS, latency=LATENCY)
         self.start()
 
     def start(self) -> None:
-        """Forget what was."""
+        """Reset the sums."""
         self.idle = self.worked = 0.0
         self._since = time.perf_counter()
 
@@ -63,7 +63,7 @@ class WatchedEngine(ScriptedEngine):
         self.note()
 
     def note(self) -> None:
-        """Book the time since the last note."""
+        """Add the time since the last change to the sums."""
         now = time.perf_counter()
         self.worked += self.active * (now - self._since)
         self.idle += (now - self._since) * (self.active == 0)
@@ -101,7 +101,7 @@ def ms(seconds: float) -> str:
 
 
 def overhead() -> tuple[float, float, float]:
-    """Return the seconds of a call through the adapter, of one through the core, and of one that really answers."""
+    """Return the seconds of a call through the adapter, of one through the core, and of one to a real model."""
     request = Request((Message.user("Hello."),))
     with Glm4v.from_engine(ScriptedEngine(lambda _: "ok")) as model:
         llm, message = GLM4VMultiModal(glm4v=model), [ChatMessage("Hello.")]
@@ -139,7 +139,7 @@ def read(model: Glm4v, folder: Path) -> None:
 
 
 def transform(model: Glm4v, documents: list[Document]) -> None:
-    """Read pages in an ingestion pipeline, of which somebody has to make a list first."""
+    """Read pages in an ingestion pipeline, which needs a list of them first."""
     reading = GLM4VOCRTransform(llm=GLM4VMultiModal(glm4v=model), concurrency=IN_FLIGHT)
     nodes = asyncio.run(IngestionPipeline(transformations=[reading]).arun(documents=documents))
     assert len(nodes) == PAGES

@@ -1,4 +1,4 @@
-"""Measure ChatGLM4V on the vLLM engine against bare vLLM, against ChatOpenAI with `vllm serve`, and the engines.
+"""Measure ChatGLM4V on the vLLM engine against vLLM alone, ChatOpenAI with `vllm serve`, and the transformers engine.
 
 Needs the environment of `make test-vllm`, and in it requirements/vllm-benchmark.txt. Nothing is reused between requests, on
 any side: the caches of pages and prompts are off.

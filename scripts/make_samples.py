@@ -1,6 +1,6 @@
-"""Make the pages in samples/ that the demo reads, and their truth for the tests. Seeds, words and layouts are unseen in training.
+"""Make the pages in samples/ that the demo reads, and their truth for the tests.
 
-Unlike the pages that are scored, they hold no made-up names: a demo should look like somebody's papers.
+Training never saw their seeds, words and layouts. Unlike the pages that are scored, they contain no made-up names: a demo should look like real documents.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def folders(truth: dict[str, list[dict[str, str]]]) -> None:
 
 
 def awkward(truth: dict[str, list[dict[str, str]]]) -> None:
-    """A phone photo that lies on its side, ink on transparency, a small WebP, and a file cut off half way."""
+    """A phone photo that lies on its side, ink on transparency, a small WebP, and a truncated file."""
     image, document = page(30, "receipt")
     exif = Image.Exif()
     exif[0x0112] = 6

@@ -1,9 +1,9 @@
-"""Execute the notebooks and keep what they show.
+"""Execute the notebooks and store their output in them.
 
     python scripts/run_notebooks.py                                    # all of them, in place
     python scripts/run_notebooks.py --out DIR notebooks/01_quickstart.ipynb
 
-A cell that fails ends the run with its traceback and status 1; the notebook is then left as it was.
+A cell that fails ends the run with its traceback and status 1; that notebook is left unchanged.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def execute(path: Path, target: Path) -> None:
 
 
 def joined(outputs: list[Any]) -> list[Any]:
-    """Put what was printed piece by piece into one output."""
+    """Merge text that was printed in pieces into one output."""
     kept: list[Any] = []
     for output in outputs:
         before = kept[-1] if kept else None
@@ -56,7 +56,7 @@ def joined(outputs: list[Any]) -> list[Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("notebooks", type=Path, nargs="*", default=sorted(FOLDER.glob("*.ipynb")))
-    parser.add_argument("--out", type=Path, help="write here and leave the notebooks as they are")
+    parser.add_argument("--out", type=Path, help="write here and leave the notebooks unchanged")
     options = parser.parse_args()
     for path in options.notebooks:
         execute(path, options.out / path.name if options.out else path)

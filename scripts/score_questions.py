@@ -1,9 +1,9 @@
-"""Score questions over a folder of pages with truth files: are pages found, and are answers right, by each route.
+"""Score questions over a folder of pages with truth files, by each route: pages found and answers right.
 
 python scripts/make_pages.py out/questions --count 200 --seed 970000
 python scripts/score_questions.py out/questions --out out/scores/questions
 
-Each question asks for a field of a page that something else leads to, which stands on that page only: a number, a
+Each question asks for a field of a page that is identified by another fact, found on that page only: a number, a
 party, a date. It is asked in two forms: "named" puts both into one question, as in "Marsh Ltd: What is the total?", by
 which pages are found and asked; "apart" finds pages by "Marsh Ltd" and asks them "What is the total?".
 """
@@ -44,7 +44,7 @@ IDENTIFYING = ("number", "sender", "recipient", "date")
 
 @dataclass(frozen=True, slots=True)
 class PageQuestion:
-    """A question that one page answers, and the mark that leads to it."""
+    """A question that one page answers, and the mark that identifies the page."""
 
     source: str
     mark: str
@@ -105,7 +105,7 @@ async def answers(
         words, question = asked.put(form)
         evidence = await asyncio.to_thread(find_evidence, store, words, k=PAGES_ASKED, route=route)
         found = [page.place.source for page in evidence]
-        # As `aquery_pages` answers, but a page is asked only when no better one knew.
+        # As in `aquery_pages`, but a page is asked only when no better-ranked one had an answer.
         for page in evidence:
             request = page_request(question, page, route, language=language, family=model.info.family)
             answer = choose_answer(question, [page], [await model.agenerate(request)])
@@ -146,7 +146,7 @@ def main() -> None:
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--language", choices=("en", "zh"), default="en")
     parser.add_argument("--routes", nargs="+", choices=ROUTES, default=ROUTES)
-    parser.add_argument("--limit", type=int, help="ask only so many questions")
+    parser.add_argument("--limit", type=int, help="ask at most this many questions")
     options = parser.parse_args()
     out: Path = options.out or options.folder
     out.mkdir(parents=True, exist_ok=True)

@@ -1,9 +1,9 @@
 """Train the bundled tiny checkpoint from a seed.
 
-    python scripts/train_tiny.py --minutes 110            # start, or go on where the folder stops
+    python scripts/train_tiny.py --minutes 110            # start, or resume from the folder
     python scripts/train_tiny.py --export glm4v_core/tiny/checkpoint --scores out/documents/evaluation.json
 
-Pages are made on the fly in worker processes. Difficulty rises with what has been learned; the learning rate falls
+Pages are generated on the fly in worker processes. Difficulty rises with accuracy; the learning rate falls
 over the last part of the given time. `log.jsonl` holds one line every ten steps, ready to plot.
 """
 
@@ -34,7 +34,7 @@ from tiny.wordings import every_text
 WARMUP_STEPS = 120
 DECAY_SHARE = 0.4
 ASK_ABOVE = 0.85
-"""Questions begin when the running share of rightly named cells is above this."""
+"""Questions begin once the running share of correctly named cells is above this."""
 RAISE_ABOVE = 0.75
 """The level rises while the running share of right tokens on pages is above this."""
 
@@ -74,7 +74,7 @@ class Trainer:
         self.level.value = state["level"]
 
     def start_from(self, folder: Path) -> None:
-        """Take the weights and the vocabulary of an exported folder; only the auxiliary head begins anew."""
+        """Take the weights and the vocabulary of an exported folder; only the auxiliary head starts from scratch."""
         self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self.tokenizer.save(str(self.folder / "tokenizer.json"))
         self.trainee.network.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
@@ -173,7 +173,7 @@ class Trainer:
         write_card(folder, network.config.to_dict(), parameters, run, self.folder / "log.jsonl", scores)
 
     def raise_level(self, losses: Losses) -> None:
-        """First learn to see, then to read one short line, then ever more."""
+        """Train to see, then to read one short line, then more and more."""
         if losses.cell_right is None:
             return
         seeing = self.level.value < 0
@@ -207,7 +207,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("training"), help="checkpoints and log")
     parser.add_argument("--minutes", type=float, default=110, help="training time in all, resumed parts included")
     parser.add_argument(
-        "--start-from", type=Path, help="take the weights of an exported folder and go on at full difficulty"
+        "--start-from", type=Path, help="take the weights of an exported folder and continue at full difficulty"
     )
     parser.add_argument("--seed", type=int, default=20261120)
     parser.add_argument("--rate", type=float, default=6e-4, help="learning rate of AdamW; Muon takes twice that")
@@ -215,7 +215,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2, help="processes that make pages")
     parser.add_argument("--export", type=Path, help="write the checkpoint folder here instead of training")
     parser.add_argument("--average-with", type=Path, help="export the mean with the weights of this exported folder")
-    parser.add_argument("--share", type=float, default=0.5, help="that folder's share in the mean")
+    parser.add_argument("--share", type=float, default=0.5, help="weight of that folder in the mean")
     parser.add_argument("--scores", type=Path, nargs="*", default=[], help="evaluation.json files for the model card")
     options = parser.parse_args()
     trainer = Trainer(options.folder, options.seed, options.minutes, options.rate)

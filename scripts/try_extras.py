@@ -1,7 +1,7 @@
 """Install each extra alone into an empty environment and use it, and check which extras fit together.
 
 Every extra has a small program in `scripts/extras/` that uses what the extra is for. It runs without the checkout on
-its path and with warnings as errors. Which extras fit into one environment stands in `scripts/extras/combinations.toml`;
+its path and with warnings as errors. Which extras fit into one environment is listed in `scripts/extras/combinations.toml`;
 each row is resolved against the index without installing anything. vLLM is only resolved: it wants a GPU and gigabytes.
 
 Run it from an environment with the `dev` extra, such as `.venv/bin/python scripts/try_extras.py`.
@@ -48,7 +48,7 @@ class Workshop:
     python: str
 
     def try_extra(self, extra: str) -> str:
-        """Install one extra and use it; returns what went wrong."""
+        """Install one extra and use it; returns the error, or an empty text."""
         home = self.folder / extra
         python = home / "venv" / "bin" / "python"
         wanted = f"glm4v[{extra}] @ {self.wheel.as_uri()}" if extra != "core" else f"glm4v @ {self.wheel.as_uri()}"

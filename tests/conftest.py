@@ -1,4 +1,4 @@
-"""Rules and pictures for every test. No network, unless a test asks for this machine alone."""
+"""Rules and images for every test. No network, except this machine for tests that ask for it."""
 
 from __future__ import annotations
 

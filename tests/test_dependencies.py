@@ -36,7 +36,7 @@ ENTRANCES = {
     "langchain_glm4v.graph": ("langchain", "langgraph"),
     "llamaindex_glm4v": ("llamaindex",),
 }
-"""Modules, and the extras that somebody who imports them has installed."""
+"""Modules, and the extras that must be installed to import them."""
 BROUGHT_BY_VLLM = {"torch"}
 """vLLM pins one torch, so the extra leaves it to vLLM."""
 

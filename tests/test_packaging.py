@@ -1,4 +1,4 @@
-"""The wheel holds what it must and nothing else, and works where neither torch nor a host is installed."""
+"""The wheel contains what it must and nothing else, and works where neither torch nor a host is installed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PACKAGES = [name for name in ("glm4v_core", "langchain_glm4v", "llamaindex_glm4v
 DATA = {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja"}
 PIP = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check")
 ALIAS = {"llama_index/llms/glm4v/__init__.py", "llama_index/llms/glm4v/py.typed"}
-"""In a namespace that belongs to nobody: an `__init__.py` further up would hide LlamaIndex."""
+"""A namespace package shared with LlamaIndex: an `__init__.py` further up would hide LlamaIndex."""
 MAX_BYTES = 20 * 2**20
 
 

@@ -99,7 +99,7 @@ def test_importing_a_package_loads_nothing_heavy(package: str) -> None:
 
 
 class TestTheChecksThemselves:
-    """A check that cannot fail holds nothing."""
+    """A check that cannot fail proves nothing."""
 
     def test_sizes(self) -> None:
         nested = "def f():\n" + "".join(f"{'    ' * depth}if x:\n" for depth in range(1, 5)) + "    " * 5 + "pass\n"

@@ -1,4 +1,4 @@
-"""The command line looks at the machine and reads a page with the scripted engine."""
+"""Run the doctor and read a page with the scripted engine."""
 
 import json
 import subprocess

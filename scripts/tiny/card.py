@@ -1,4 +1,4 @@
-"""The model card of the bundled checkpoint: its facts come from the run and from evaluations, none is typed by hand."""
+"""The model card of the bundled checkpoint: its facts come from the run and from evaluations; none is typed by hand."""
 
 from __future__ import annotations
 

@@ -178,7 +178,7 @@ def _items(random: Random, words: Words, kind: Kind, facts: dict[str, str]) -> l
 
 
 def sentence(random: Random, words: Words) -> list[str]:
-    """One or two lines of plain prose that state no fact anybody asks for."""
+    """One or two lines of prose without any fact that a question asks for."""
     return random.choice(
         (
             [f"We met in {words.place(random)}", f"and saw the {words.item(random)}."],

@@ -1,4 +1,4 @@
-"""The tiny network: a real Glm4vForConditionalGeneration, and a training pass that sees a forest of questions at once."""
+"""The tiny network: a real Glm4vForConditionalGeneration, and a training pass over a forest of questions at once."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ class PagePositions(nn.Module):
 
     The family stretches its table over the page by bicubic interpolation of every patch, which costs more than a block.
     The sum of a row and a column may be stretched along each side alone. Reading needs the places: rotary positions tell
-    how far apart two patches stand, but only a learned row tells apart two lines with the same words.
+    how far apart two patches are, but only a learned row tells apart two lines with the same words.
     """
 
     def __init__(self, config: Glm4vVisionConfig) -> None:

@@ -42,7 +42,7 @@ def font(name: str, size: int) -> ImageFont.FreeTypeFont:
 
 @functools.cache
 def _noise() -> np.ndarray:
-    """A bank of unit Gaussian noise; pages cut windows from it, which is far cheaper than drawing anew."""
+    """A bank of unit Gaussian noise; pages cut windows from it, which is far cheaper than drawing new noise."""
     return np.random.default_rng(0).standard_normal((1200, 1200)).astype(np.float32)
 
 

@@ -34,7 +34,7 @@ from tiny.words import HELDOUT, TRAIN, coin, han
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """One question with its answer; `thought` is what the model thinks first when thinking is on."""
+    """One question with its answer; `thought` is the reasoning that comes first when thinking is on."""
 
     question: str
     answer: str
@@ -116,7 +116,7 @@ def field(random: Random, document: Document, language: Language) -> Exchange:
 
 
 def named(random: Random, document: Document, exchange: Exchange) -> Exchange:
-    """Put before a question what leads to its page among many: a party, a number or a date that stands on it."""
+    """Put before a question what identifies its page among many: a party, a number or a date on it."""
     marks = [document.facts[name] for name in ("number", "sender", "recipient", "date") if name in document.facts]
     mark = random.choice([mark for mark in marks if mark != exchange.answer])
     colon = "：" if exchange.question[-1] in "？。" and random.random() < 0.5 else ": "
@@ -196,7 +196,7 @@ def tool_from_page(random: Random, document: Document, language: Language, decoy
 
 
 def tool_from_text(random: Random, language: Language, split: Split) -> Exchange:
-    """Call a tool with arguments that stand in the request."""
+    """Call a tool with arguments from the request."""
     words = TRAIN if split == "train" else HELDOUT
     name = _tool_name(random)
     arguments: dict[str, Any] = {}

@@ -33,7 +33,7 @@ PRINTABLE = "".join(chr(code) for code in range(33, 127))
 CLASSES = len(PRINTABLE) + 2
 """Nothing, the printable characters, and a space."""
 LED_BY_A_NAME = 0.35
-"""Share of the questions for a field that begin with what leads to their page, as questions over many pages do."""
+"""Share of the questions for a field that begin with what identifies their page, as questions over many pages do."""
 READ_ALREADY = 0.25
 """Share of the documents that are also asked with their text beside the picture."""
 SMALL_PRINT = 0.3
@@ -313,7 +313,7 @@ class Composer:
         return row
 
     def text(self, level: Level) -> Row:
-        """No picture: copying, tools whose arguments stand in the request, questions on a document's text."""
+        """No picture: copying, tools whose arguments are in the request, questions on a document's text."""
         random, row = self.random, Row()
         style = random.random()
         if style < 0.05:

@@ -18,7 +18,7 @@ SPECIAL = (
 ).split()
 
 VISIBLE = frozenset(SPECIAL[SPECIAL.index("<think>") : SPECIAL.index("<|image|>")])
-"""Tags of thoughts, tools and boxes: kept when special tokens are skipped, as in the 4.6V vocabulary."""
+"""Tags of reasoning, tools and boxes: kept when special tokens are skipped, as in the 4.6V vocabulary."""
 
 PHRASES = (
     "# Tools\n\nYou may call one or more functions to assist with the user query.\n\nYou are provided with function signatures within <tools></tools> XML tags:\n<tools>\n",

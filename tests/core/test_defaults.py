@@ -1,4 +1,4 @@
-"""What a request becomes before an engine sees it, and what no engine gets to see."""
+"""How a request is completed and checked before an engine gets it."""
 
 from __future__ import annotations
 

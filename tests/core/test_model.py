@@ -204,7 +204,7 @@ def test_logprobs_reach_deltas_and_completion() -> None:
 
 
 class TestConstrainedAnswers:
-    """A grammar may be missing or wrong; the answer is held against the constraint whatever the engine did."""
+    """A grammar may be missing or wrong; the answer is checked against the constraint in any case."""
 
     SCHEMA = JsonSchema({"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]})
 
@@ -280,7 +280,7 @@ class TestMany:
 
 
 class TestBreakingOff:
-    """Whoever stops reading aborts the request inside the engine."""
+    """Ending a stream early aborts the request in the engine."""
 
     @pytest.fixture
     def engine(self) -> ScriptedEngine:
@@ -350,7 +350,7 @@ class TestCounting:
 
 
 class TestClosing:
-    """A closed model says so."""
+    """A closed model raises."""
 
     def test_by_hand_and_twice(self) -> None:
         engine = ScriptedEngine(["x"])

@@ -1,4 +1,4 @@
-"""The command line in this process, with a scripted engine in the model's place."""
+"""The command line in this process, with a scripted engine in place of the model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.command_line import Command, Outcome
 
 @pytest.fixture
 def glm4v(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Run the command with these arguments; `answers` are what the model says."""
+    """Run the command with these arguments; `answers` are the model's answers."""
     monkeypatch.setenv("COLUMNS", "240")
     monkeypatch.delenv("GLM4V_MODEL", raising=False)
 

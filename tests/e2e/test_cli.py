@@ -1,4 +1,4 @@
-"""The command line as a user meets it, with a scripted engine in the model's place."""
+"""The command line as a user sees it, with a scripted engine in place of the model."""
 
 from __future__ import annotations
 

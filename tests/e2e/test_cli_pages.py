@@ -1,4 +1,4 @@
-"""`glm4v index` and `glm4v query` as a user meets them, with a scripted engine in the model's place."""
+"""`glm4v index` and `glm4v query` as a user sees them, with a scripted engine in place of the model."""
 
 from __future__ import annotations
 

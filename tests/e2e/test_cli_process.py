@@ -1,4 +1,4 @@
-"""The command line as a process of its own: interrupts, missing libraries, lazy imports."""
+"""The command line as a separate process: interrupts, missing libraries, lazy imports."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from glm4v_core.cli.main import main
 signal.signal(signal.SIGINT, signal.default_int_handler)
 main()
 """
-"""The command line; a shell's job in the background, as the tests may be, would ignore interrupts."""
+"""The command line, with interrupts enabled: background jobs of a shell, as the tests may be, ignore them."""
 
 
 @pytest.mark.skipif(os.name == "nt", reason="sends SIGINT")

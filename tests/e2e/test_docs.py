@@ -1,4 +1,4 @@
-"""The examples in the documentation run as they stand, in the folder of the samples, with the bundled model."""
+"""The examples in the documentation run unchanged, in the folder of the samples, with the bundled model."""
 
 from __future__ import annotations
 

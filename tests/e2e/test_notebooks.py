@@ -1,4 +1,4 @@
-"""The notebooks run as they stand, with the bundled model, and are committed with what they show."""
+"""The notebooks run unchanged with the bundled model, and their committed output is current."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page on scaling says in both languages what the code and the models' facts say."""
+"""The page on scaling agrees in both languages with the code and the models' facts."""
 
 from __future__ import annotations
 

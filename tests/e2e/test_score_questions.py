@@ -1,4 +1,4 @@
-"""The scores of questions over a folder are those of a model whose errors are known."""
+"""Scores of questions over a folder are exact for a model whose errors are known."""
 
 from __future__ import annotations
 

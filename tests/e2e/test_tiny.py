@@ -1,4 +1,4 @@
-"""The bundled checkpoint at the work it was trained for: real files in, true answers out."""
+"""The bundled checkpoint does what it was trained for: real files in, correct answers out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A chat model on a scripted engine: what it was asked can be looked at, what it answers is known."""
+"""A chat model on a scripted engine, whose requests can be inspected and whose answers are known."""
 
 from __future__ import annotations
 

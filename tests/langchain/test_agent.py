@@ -1,4 +1,4 @@
-"""Agents: tools and a final object in one request, pictures from tools, and what middleware wants to know."""
+"""Agents: tools and a final object in one request, images from tools, and what middleware needs to know."""
 
 from __future__ import annotations
 

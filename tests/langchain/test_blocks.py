@@ -1,4 +1,4 @@
-"""Every form of content reaches the engine as it is, or is refused by name."""
+"""Every form of content reaches the engine unchanged, or is refused by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A loader's callbacks, pages and retries run beside the engines, never in their thread."""
+"""A loader's callbacks, pages and retries never run in the thread of the engines."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def answer(request: Request) -> Any:
 
 
 class Inline(BaseCallbackHandler):
-    """A callback that LangChain runs where the call runs, and that asks the model itself."""
+    """A callback that LangChain runs in the thread of the call, and that calls the model itself."""
 
     run_inline = True
 

@@ -1,4 +1,4 @@
-"""What comes back from one call: the same message in all four ways of asking."""
+"""What one call returns: the same message in all four ways of calling."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ async def test_all_ways_of_asking_give_the_same_message(scripted: Make, way: str
 
 
 class CountingEngine(ScriptedEngine):
-    """States a usage of its own."""
+    """Reports a usage of its own."""
 
     async def stream(self, request: Request) -> AsyncGenerator[Piece, None]:
         usage = Usage(prompt=100, image=80, completion=10, thinking=0, cached=90)

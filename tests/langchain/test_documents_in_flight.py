@@ -1,4 +1,4 @@
-"""Pages are in work together and come back in order, no faster than they are asked for."""
+"""Pages are processed concurrently and returned in order, only as fast as the caller takes them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def fax(tmp_path: Path) -> Path:
 
 class TestInFlight:
     def together(self, engine: Callable[[], ScriptedEngine], wanted: int) -> Callable[[Request], Iterator[str]]:
-        """Answer no page before that many are in work."""
+        """Answer only once this many pages are being processed."""
 
         def answer(request: Request) -> Iterator[str]:
             for _ in range(100_000):
@@ -75,7 +75,7 @@ class TestLaziness:
         documents = ScannedDocumentLoader(long, llm, concurrency=1).lazy_load()
         assert engine.history == []
         assert next(documents).page_content == "text of page 1"
-        for _ in range(50):  # whoever would run ahead could do so now
+        for _ in range(50):  # gives a loader that reads ahead the chance to do so
             llm.get_num_tokens("a")
         assert len(engine.history) <= 10
         assert len(list(documents)) == 29

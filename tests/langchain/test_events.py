@@ -1,4 +1,4 @@
-"""LangChain's block-wise event streams: thought, text and calls, wherever the engine's text happens to be cut."""
+"""LangChain's event streams of content blocks: reasoning, text and calls, wherever the engine's text is cut."""
 
 from __future__ import annotations
 

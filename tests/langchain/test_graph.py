@@ -1,4 +1,4 @@
-"""The document workflow as a graph: fan-out, order, retries, failures, and going on where a run was broken off."""
+"""The document workflow as a graph: fan-out, order, retries, failures, and resuming an interrupted run."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ class TestFailures:
 
 
 class TestCheckpoints:
-    # When one task fails, LangGraph drops the coroutines of those that wait for their turn, and Python complains.
+    # When one task fails, LangGraph drops the coroutines of waiting tasks, and Python warns about them.
     @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
     @pytest.mark.parametrize("way", CHAT_WAYS)
     async def test_an_interrupted_run_resumes_with_the_missing_pages(

@@ -1,4 +1,4 @@
-"""One model for many callers: copies, threads, tasks, batches, and those who break off."""
+"""One model for many callers: copies, threads, tasks, batches and cancellations."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_equal_chat_models_and_their_copies_share_one_model() -> None:
     assert first.bind(seed=1).invoke("x").text == "four"
     assert first.load() is second.load() is not other.load()
     first.close()
-    assert second.invoke("x").text == "one"  # loaded anew
+    assert second.invoke("x").text == "one"  # loaded again
     second.close()
     second.close()
     other.close()
@@ -81,7 +81,7 @@ def echo(request: Request) -> str:
 
 
 class MeetingEngine(ScriptedEngine):
-    """Answers nobody before all are there."""
+    """Answers only once all expected requests have arrived."""
 
     def __init__(self, expected: int) -> None:
         super().__init__(echo)

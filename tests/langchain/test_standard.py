@@ -56,7 +56,7 @@ class TestUnit(ChatModelUnitTests):
 
 
 class Integration(ChatModelIntegrationTests):
-    """What holds on every engine."""
+    """What every engine supports."""
 
     supports_json_mode = True
     supports_image_inputs = True
@@ -71,7 +71,7 @@ class Integration(ChatModelIntegrationTests):
 
     @property
     def standard_chat_model_params(self) -> dict[str, Any]:
-        # An engine in this process refuses max_retries; TestUnit and the tests of the server engine hold it.
+        # An in-process engine refuses max_retries; TestUnit and the tests of the server engine cover it.
         return {name: value for name, value in super().standard_chat_model_params.items() if name != "max_retries"}
 
     @property
@@ -121,7 +121,7 @@ class TestJsonMode(Echo):
 
 
 class TestTiny(Integration):
-    """Structured output and forced calls are the grammar's work; what else passes, the model was trained for."""
+    """The grammar does structured output and forced calls; the model was trained for the rest that passes."""
 
     supports_model_override = False
 
@@ -134,6 +134,6 @@ class TestTiny(Integration):
     def test_agent_loop(self, model: BaseChatModel) -> None:
         super().test_agent_loop(model)
 
-    @pytest.mark.xfail(reason="Takes the name in Latin letters where a name stands in two scripts.")
+    @pytest.mark.xfail(reason="Takes the name in Latin letters where a name is given in two scripts.")
     def test_unicode_tool_call_integration(self, model: BaseChatModel, **options: Any) -> None:
         super().test_unicode_tool_call_integration(model, **options)

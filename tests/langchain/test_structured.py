@@ -1,4 +1,4 @@
-"""Objects instead of messages: every spelling of a schema, every method, whole and streamed."""
+"""Objects instead of messages: every spelling of a schema, every method, complete and streamed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tools in every spelling reach the engine, and what is chosen among them is what is called."""
+"""Tools in every spelling reach the engine, and a tool choice decides what is called."""
 
 from __future__ import annotations
 
@@ -208,7 +208,7 @@ def test_streamed_calls_have_their_own_chunk_indexes(scripted: Make) -> None:
     assert [len(chunk.tool_call_chunks) for chunk in chunks] == [1, 1]
     first, second = (chunk.tool_call_chunks[0] for chunk in chunks)
     assert first["index"] != second["index"]
-    assert {first["index"], second["index"]}.isdisjoint({0, 1})  # the thought's and the text's
+    assert {first["index"], second["index"]}.isdisjoint({0, 1})  # the reasoning's and the text's
 
 
 @pytest.mark.parametrize("way", ["stream", "astream"])
@@ -230,7 +230,7 @@ def test_a_tool_loop_passes_the_reasoning_back_to_the_model(scripted: Make) -> N
 
 
 class TestEnforced:
-    """The bundled model on the transformers engine: a grammar holds it to the choice, whatever it would say."""
+    """The bundled model on the transformers engine: a grammar enforces the choice."""
 
     llm = ChatGLM4V(model="tiny", engine="transformers", max_tokens=200)
 

@@ -1,4 +1,4 @@
-"""The document workflow as a runnable: what it asks, what it gives back, and how its parts are replaced."""
+"""The document workflow as a runnable: what it asks, what it returns, and how its parts are replaced."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.langchain_calls import Make
 
 
 def answer(request: Request) -> str:
-    """Read, summarize or classify, each answer telling the size of the picture."""
+    """Read, summarize or classify; each answer contains the size of the image."""
     image, prompt = request.messages[0].parts
     assert isinstance(image, Image)
     assert isinstance(prompt, Text)

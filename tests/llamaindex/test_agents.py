@@ -133,7 +133,7 @@ async def test_a_react_agent_calls_tools_in_text(scripted: Make, streaming: bool
 
 
 async def test_a_react_agent_sees_only_the_text_of_a_tools_result(scripted: Make, png: bytes) -> None:
-    """LlamaIndex writes what a tool returns into a line of text; its other agents keep the pictures."""
+    """LlamaIndex writes a tool's result into a line of text here; its other agents keep the images."""
     llm, engine = scripted(
         'Thought: I must look.\nAction: look\nAction Input: {"page": 2}', "", "Thought: I know it.\nAnswer: A cat."
     )

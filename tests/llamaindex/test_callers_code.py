@@ -1,4 +1,4 @@
-"""Event handlers of LlamaIndex, pages and caches run beside the engines, never in their thread."""
+"""Event handlers of LlamaIndex, pages and caches never run in the thread of the engines."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def answer(request: Request) -> Any:
 
 
 class Handler(BaseEventHandler):
-    """A handler that LlamaIndex calls where the event happens, and that asks the model itself."""
+    """A handler that LlamaIndex calls in the thread of the event, and that calls the model itself."""
 
     threads: Any
     llm: GLM4VMultiModal

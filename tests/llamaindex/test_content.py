@@ -1,4 +1,4 @@
-"""Every form of content reaches the engine as it is, or is refused by name."""
+"""Every form of content reaches the engine unchanged, or is refused by name."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def uri(png_base64: str) -> str:
 
 @pytest.fixture
 def forms(path: Path, uri: str, png: bytes, png_base64: str, picture: PIL.Image.Image, tmp_path: Path) -> list[Any]:
-    """Hold the same picture in every form that a caller may pass."""
+    """Return the same image in every form that a caller may pass."""
     bare = tmp_path / "no_suffix"
     bare.write_bytes(png)
     return [

@@ -1,4 +1,4 @@
-"""The document workflow: fan-out, order, retries, failures and progress; its results are those of LangChain's."""
+"""The document workflow: fan-out, order, retries, failures and progress; its results equal LangChain's."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ SAMPLES = Path(__file__).parents[2] / "samples"
 
 
 def plain(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
-    """Compare results but for the times they took."""
+    """Return results without their timings, for comparison."""
     made = [dataclasses.asdict(outcome) for outcome in outcomes]
     for outcome in made:
         for step in outcome.get("steps", {}).values():

@@ -1,4 +1,4 @@
-"""What the class is, what it says of itself, and what becomes of its copies."""
+"""Which classes of LlamaIndex it implements, its metadata, and what copies share."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_metadata_says_where_a_limit_comes_from(scripted: Make) -> None:
     family, engine = scripted()
     assert family.metadata.num_output == engine.info.family.sampling.max_tokens
     short, _ = scripted(context=1000)
-    assert short.metadata.num_output == 500  # what is left for an answer depends on the prompt
+    assert short.metadata.num_output == 500  # the room for an answer depends on the prompt
     loaded = Glm4v.from_engine(ScriptedEngine(), Defaults(Sampling(max_tokens=77)))
     assert GLM4VMultiModal(glm4v=loaded).metadata.num_output == 77
     older, _ = scripted(family="GLM-4v-9b")

@@ -1,4 +1,4 @@
-"""The eight methods: one answer, told once, in whichever way it is asked for."""
+"""The eight methods give one answer and report it once."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ async def test_an_empty_answer_is_an_answer(scripted: Make, recorder: Recorder, 
 
 
 class CountingEngine(ScriptedEngine):
-    """States a usage of its own."""
+    """Reports a usage of its own."""
 
     async def stream(self, request: Request) -> AsyncGenerator[Piece, None]:
         usage = Usage(prompt=100, image=80, completion=10, thinking=0, cached=90)
@@ -178,7 +178,7 @@ async def test_a_limit_used_up_by_reasoning_is_reported(
 
 
 class MeetingEngine(ScriptedEngine):
-    """Answers nobody before all are there."""
+    """Answers only once all expected requests have arrived."""
 
     def __init__(self, expected: int) -> None:
         super().__init__(["here"] * expected)
@@ -202,7 +202,7 @@ async def test_calls_run_concurrently() -> None:
 
 
 class WatchedFile(io.BytesIO):
-    """Knows in which threads it was read."""
+    """Records the threads in which it is read."""
 
     def __init__(self, data: bytes) -> None:
         super().__init__(data)

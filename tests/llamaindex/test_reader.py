@@ -1,4 +1,4 @@
-"""Scanned files become documents: one per page, in order, and every failure is where the policy puts it."""
+"""Scanned files become one document per page, in order, and failures follow the error policy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Engines of LlamaIndex that show the model what they found: pictures and text."""
+"""Engines of LlamaIndex show the model the images and text that they retrieve."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pages of a store as LlamaIndex finds them, and questions answered from them, with any retriever."""
+"""LlamaIndex's retriever over a page store, and answers from retrieved pages, with any retriever."""
 
 from __future__ import annotations
 

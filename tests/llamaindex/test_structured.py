@@ -1,4 +1,4 @@
-"""Structured answers: the schema reaches the engine, the object comes back, or an error says why not."""
+"""Structured answers: the schema reaches the engine, and the object is returned or an error says why not."""
 
 from __future__ import annotations
 

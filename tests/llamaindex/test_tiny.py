@@ -1,4 +1,4 @@
-"""The bundled checkpoint through LlamaIndex: what only a model can show."""
+"""The bundled checkpoint through LlamaIndex: what only a real model can show."""
 
 from __future__ import annotations
 

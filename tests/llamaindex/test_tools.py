@@ -1,4 +1,4 @@
-"""Tools: what the engine is told of them, and how calls come back."""
+"""Tools: how the engine is told about them, and how calls are returned."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""OCR inside an ingestion pipeline: every picture gets its own text, read once, whatever the host's cache compares."""
+"""OCR in an ingestion pipeline: every image gets its own text and is read once, whatever the host's cache compares."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SCAN = Path(__file__).parents[2] / "samples" / "scan-01.png"
 
 
 async def ingest(pipeline: IngestionPipeline, way: str, documents: Sequence[BaseNode]) -> list[str]:
-    """Return the texts, made by a copy of the list, which a pipeline may change."""
+    """Return the texts; works on a copy of the list, since a pipeline may change it."""
     given: Any = list(documents)
     if way == "arun":
         nodes = await pipeline.arun(documents=given)
@@ -208,7 +208,7 @@ class TestFailures:
     @pytest.fixture
     def pages(self, fax: Path) -> list[Document]:
         documents = GLM4VReader().load_data(fax)
-        documents[1].metadata["page"] = 6  # there are but five
+        documents[1].metadata["page"] = 6  # there are only five
         return documents
 
     async def test_raise_names_the_place(self, scripted: Make, pages: list[Document], fax: Path) -> None:

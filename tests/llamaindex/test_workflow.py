@@ -1,4 +1,4 @@
-"""A workflow of LlamaIndex that reads pages side by side, then summarizes and classifies what they say."""
+"""A LlamaIndex workflow that reads pages concurrently, then summarizes and classifies their text."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class Papers(Workflow):
 
 
 class PagesEngine(ScriptedEngine):
-    """Answers the pages from the last to the first, once it has all of them."""
+    """Answers the pages from last to first, once it has received all of them."""
 
     def __init__(self, broken: int | None) -> None:
         super().__init__(self._answer)

@@ -1,4 +1,4 @@
-"""Checkpoint folders with random weights: real classes, real files, a few million parameters at most."""
+"""Checkpoint folders with random weights: real classes, real files, at most a few million parameters."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def write_tokenizer(
         min_frequency=1,
     )
     tokenizer.train_from_iterator(CORPUS, trainer)
-    # Real checkpoints flag some of these as special and some not; nothing may depend on the flag.
+    # Real checkpoints flag only some of these as special; nothing may depend on the flag.
     tokenizer.add_special_tokens([AddedToken(token, special=True) for token in ROLES])
     tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in tags])
     fast = transformers.PreTrainedTokenizerFast(

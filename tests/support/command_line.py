@@ -1,4 +1,4 @@
-"""What a run of the command line gives back."""
+"""The outcome of a command, as the fixture `glm4v` returns it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An echo for the scripted engine: it obeys constraint and tool choice, with words found in the prompt."""
+"""An echo for the scripted engine: it obeys constraint and tool choice with words from the prompt."""
 
 from __future__ import annotations
 

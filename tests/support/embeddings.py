@@ -1,4 +1,4 @@
-"""A small embedding package that brings its weights along, for tests of vector stores; it downloads nothing."""
+"""A small embedding model that comes with its weights, for tests of vector stores; it downloads nothing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import wordllama
 
 @lru_cache
 def model() -> Any:
-    # The wheel holds the tokenizer in a folder in which only a cache is looked for.
+    # The wheel has its tokenizer in a folder that is only searched as a cache.
     return wordllama.WordLlama.load(cache_dir=Path(wordllama.__file__).parent, disable_download=True)
 
 

@@ -1,4 +1,4 @@
-"""Requests about pages of noise, and the answers of an engine to them."""
+"""Requests about pages of noise, and an engine's answers to them."""
 
 from __future__ import annotations
 

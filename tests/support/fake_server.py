@@ -1,4 +1,4 @@
-"""A scripted OpenAI-compatible server on this machine: plays chunks and faults, and remembers what it was asked."""
+"""A scripted OpenAI-compatible server on this machine: plays chunks and faults, and records its requests."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ MODEL = {"id": "glm", "root": "zai-org/GLM-4.6V-Flash", "owned_by": "vllm", "max
 
 @dataclass(frozen=True)
 class Failure:
-    """An answer that is none.
+    """An error response in place of an answer.
 
     Attributes:
         body: JSON, or text that is sent as it is.

@@ -1,13 +1,14 @@
 """Counts our frames between `ChatGLM4V._generate` and torch, for one text request to the bundled model.
 
-The rule: a stack is what runs under one outermost frame of ours: a thread's target, a pool's job, or a task's coroutine
-with all that it awaits. The request's way is the stacks that are entered between `_generate` and the first call of a
-torch module. Of each stack those frames of ours count that are open where it is deepest among the points at which it
-gives work to another stack or calls torch; where it only returns a result, its outermost frame counts. Not counted are
-frames of libraries, calls that return before the work is given on, and the thread in which the event loop runs.
-A hand-off is work given to another thread; starting a task on the same event loop is not one.
+A stack is everything that runs under one outermost frame of ours: the target of a thread, a job of a pool, or the
+coroutine of a task with all that it awaits. A request passes through the stacks that are entered between `_generate`
+and the first call of a torch module. In each stack, our open frames are counted where it is deepest among the points at
+which it hands work to another stack or calls torch; in a stack that only returns a result, just its outermost frame
+counts. Frames of libraries do not count, nor do calls that return before the work is handed on, nor the thread in which
+the event loop runs. A hand-off is work given to another thread; starting a task on the same event loop is not one.
 
-Profiling needs threads that started under it, so this runs as a process of its own: `python -m tests.support.frames`.
+Only threads that start after profiling has begun are profiled, so this runs as a separate process:
+`python -m tests.support.frames`.
 """
 
 from __future__ import annotations
@@ -26,15 +27,15 @@ OURS = tuple(f"{ROOT / name}/" for name in ("glm4v_core", "langchain_glm4v"))
 START = "ChatGLM4V._generate"
 TORCH = ("torch/nn/modules/module.py", "_wrapped_call_impl")
 TO_A_THREAD = {"run_coroutine_threadsafe", "ThreadPoolExecutor.submit", "BaseEventLoop.call_soon_threadsafe"}
-"""The standard library's functions that give work to another thread; `SimpleQueue.put` is another."""
+"""The standard library's functions that hand work to another thread; `SimpleQueue.put` is another."""
 TO_A_TASK = "create_task"
 CALLBACK = "Handle._run"
-"""Under which an event loop runs each step of a task."""
+"""The function that runs each step of a task in an event loop."""
 
 
 @dataclass
 class Way:
-    """The stacks on a request's way, each a list of function names, outermost first."""
+    """The stacks that a request passes through, each a list of function names, outermost first."""
 
     stacks: list[list[str]] = field(default_factory=list)  # the one that calls torch comes last
     hand_offs: int = 0

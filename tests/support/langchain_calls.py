@@ -1,4 +1,4 @@
-"""LangChain's ways to call a chat model and a document loader, and a model with its scripted engine."""
+"""LangChain's ways to call a chat model and a document loader."""
 
 from __future__ import annotations
 

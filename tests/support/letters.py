@@ -1,4 +1,4 @@
-"""A page store with three letters about three cities, as pictures of different widths, and a model that reads them."""
+"""A page store of three letters about three cities, as images of different widths, and a model that reads them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ABSENT = "It is not on the page."
 
 
 def width_of(request: Request) -> int:
-    """Tell which page a request shows; 0 where it shows none."""
+    """Return the number of the page that a request shows, or 0."""
     images = [part for message in request.messages for part in message.parts if isinstance(part, Image)]
     return images[0].width // 28 if images else 0
 

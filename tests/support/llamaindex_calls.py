@@ -1,4 +1,4 @@
-"""LlamaIndex's ways to call an LLM, a workflow and an agent, and what is known of the calls afterwards."""
+"""LlamaIndex's ways to call an LLM and a workflow, and a recorder of its events."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ WAYS = (*CHAT_WAYS, *COMPLETE_WAYS)
 IGNORE_AGENT_WARNINGS = [
     pytest.mark.filterwarnings("ignore:The `__fields(_set)?__` attribute:pydantic.warnings.PydanticDeprecatedSince20"),
     pytest.mark.filterwarnings("ignore:Accessing the 'model_:pydantic.warnings.PydanticDeprecatedSince211"),
-    # Its agents ask their workflow what the workflow has deprecated.
+    # Its agents call a deprecated method of their workflow.
     pytest.mark.filterwarnings("ignore:is_running called from within a step:DeprecationWarning"),
 ]
 
@@ -53,7 +53,7 @@ def text_of(response: Response) -> str:
 
 
 class Recorder(BaseEventHandler):
-    """Keeps what LlamaIndex tells its observers."""
+    """Records the events that LlamaIndex sends to observers."""
 
     events: list[Any]
 
@@ -72,7 +72,7 @@ class Recorder(BaseEventHandler):
 
 
 async def run_workflow(workflow: Workflow, paths: Any) -> tuple[list[Outcome], list[Event]]:
-    """Return the outcomes, and what was on the stream."""
+    """Return the outcomes and the events of the stream."""
     handler = workflow.run(paths=paths)
     events = [event async for event in handler.stream_events()]
     return await handler, events

@@ -1,4 +1,4 @@
-"""Scanned files as copiers write them, made by hand: fax TIFF, and PDF with CCITT, JBIG2 and turned pages."""
+"""Hand-made scans in the formats of copiers: fax TIFF, and PDF with CCITT, JBIG2 and rotated pages."""
 
 from __future__ import annotations
 

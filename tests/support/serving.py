@@ -1,4 +1,4 @@
-"""The engines that the shared suite tests, `vllm serve` on this machine among them."""
+"""The engines under test in the shared suite, `vllm serve` on this machine among them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reads source text and reports what is too long or too deep; `tests/test_rules.py` has the limits."""
+"""Reports functions and files that are too long or too deeply nested; the limits are in `tests/test_rules.py`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _depth(statements: Sequence[ast.AST]) -> int:
     depths = [0]
     for statement in statements:
         if isinstance(statement, Function):
-            continue  # a function within a function is judged on its own
+            continue  # nested functions are checked separately
         # elif is a nested If in the tree, but not to a reader
         flat = isinstance(statement, ast.If) and len(statement.orelse) == 1 and isinstance(statement.orelse[0], ast.If)
         children = [child for child in ast.iter_child_nodes(statement) if not (flat and child in statement.orelse)]

@@ -1,4 +1,4 @@
-"""Notes in which threads a caller's code, SQLite and the decoding of pictures run."""
+"""Records in which threads a caller's code, SQLite and image decoding run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reads a training row back as the requests that a user would have sent, with the answers that are learned."""
+"""Turns a training row back into requests as a user would send them, with the learned answers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from glm4v_core.types import Message, Request, Text, Thinking, Tool, ToolResult
 
 @dataclass(frozen=True, slots=True)
 class Transcript:
-    """One learned answer and all that stands before it.
+    """One learned answer and everything before it.
 
     Attributes:
         prompt: as decoded, with one placeholder per picture.

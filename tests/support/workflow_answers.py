@@ -1,4 +1,4 @@
-"""Scripts of a model that works through pages of `scans.py`: its steps, and which pages come late or never."""
+"""Scripted answers for a workflow over the pages of `scans.py`, some of them late or endless."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.scans import ccitt_image, fax_tiff, number_of, read, scanned_
 
 LABELS = ("invoice", "letter")
 _TURNS = 100_000
-"""How often a script looks whether its time has come, before it gives up."""
+"""How often a scripted answer checks its condition before it gives up."""
 
 
 def save_scans(folder: Path) -> list[Path]:
@@ -32,7 +32,7 @@ def step_of(request: Request) -> str:
 
 
 def answer(request: Request) -> Any:
-    """Read, summarize or classify; odd pages are letters, or whatever stands first among the labels."""
+    """Read, summarize or classify; odd pages are letters, or the first of the given labels."""
     if isinstance(request.constraint, Choices):
         return request.constraint.options[(number_of(request) + 1) % 2]
     return read(request) if step_of(request) == "ocr" else f"summary of page {number_of(request)}"
@@ -47,7 +47,7 @@ def texts(outcomes: Sequence[Outcome]) -> list[str | None]:
 
 
 def first_page_last(finished: list[int], others: int) -> Callable[[Request], Iterator[str]]:
-    """Answer, but read page 1 only when so many others are read; the numbers of those go into `finished`."""
+    """Answer, but read page 1 only once `others` pages are read; their numbers go into `finished`."""
 
     def reply(request: Request) -> Iterator[str]:
         reading, number = step_of(request) == "ocr", number_of(request)
@@ -63,7 +63,7 @@ def first_page_last(finished: list[int], others: int) -> Callable[[Request], Ite
 
 
 def only_the_first_page_ends(active: Callable[[], int], pages: int) -> Callable[[Request], Iterator[str]]:
-    """Read page 1 when all pages are in work, and the others without end."""
+    """Finish page 1 once all pages are being read; the other answers never end."""
 
     def reply(request: Request) -> Iterator[str]:
         if number_of(request) > 1:
@@ -78,7 +78,7 @@ def only_the_first_page_ends(active: Callable[[], int], pages: int) -> Callable[
 
 
 async def wait_for_cancelled(engine: ScriptedEngine, count: int) -> None:
-    """Give the engine's loop time to break off so many requests."""
+    """Give the engine loop time to cancel this many requests."""
     for _ in range(5000):
         if len(engine.cancelled) == count:
             return

@@ -26,14 +26,14 @@ SCORE = {"value": 0.0125, "low": 0.01, "high": 0.02, "whole": 400}
 
 @pytest.fixture(scope="session", autouse=True)
 def _nothing_compiled() -> Iterator[None]:
-    """Compiling takes longer than everything that is tested."""
+    """Compiling takes longer than all of these tests."""
     with torch.compiler.set_stance("force_eager"):
         yield
 
 
 @pytest.fixture(scope="session")
 def fonts() -> None:
-    """Pages are printed in fonts that come with the system."""
+    """Skip where the system lacks the fonts that pages are printed in."""
     if not all((Path(FONT_FOLDER) / name).exists() for name in FONTS):
         pytest.skip("DejaVu Sans Mono is not installed; on Debian and Ubuntu it is in fonts-dejavu-core")
 
@@ -45,7 +45,7 @@ def tokenizer() -> Tokenizer:
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint folder as a training run of no steps writes it, with a card from a log and one evaluation."""
+    """A checkpoint folder as a training run of zero steps writes it, with a card from a log and one evaluation."""
     run = tmp_path_factory.mktemp("run")
     trainer = Trainer(run, seed=1, minutes=10, rate=6e-4)
     looking = {"step": 10, "seconds": 30, "level": -1.0, "pages": 24, "cell": 3.2, "cell_right": 0.125}

@@ -1,4 +1,4 @@
-"""What a training run writes is a checkpoint like any other, small enough to travel inside the wheel."""
+"""A training run writes an ordinary checkpoint, small enough for the wheel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Documents state their facts, and nothing that is scored was ever learned."""
+"""Documents state their facts, and nothing that is scored was seen in training."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tiny.words import HELDOUT, TRAIN
 
 COUNT = 400
 SHARED = {"suffix"}
-"""Legal forms such as Ltd stand on both sides."""
+"""Legal forms such as Ltd occur on both sides."""
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Many questions on a page in one pass are, each for itself, what the published model sees."""
+"""Each of many questions on a page in one pass sees exactly what the published model sees."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from transformers import Glm46VImageProcessorPil
 pytestmark = pytest.mark.usefixtures("fonts")
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-4}
 Sequence = tuple[int, int, list[int]]
-"""Where an answered segment begins in its row, how many tokens of its parent it sees, and all it sees with itself."""
+"""Where an answered segment begins in its row, how many tokens of its parent it sees, and all tokens it sees."""
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The programs that write pages with truth: accepted by the evaluation, and the same for the same seed."""
+"""The programs that write pages with truth: the evaluation accepts them, and one seed gives one result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pages show what they are said to show, where they are said to show it, as the product's image path sees them."""
+"""Letters are printed where their records say, in the product's own view of the page."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from glm4v_core.dialect.resize import visual_size
 pytestmark = pytest.mark.usefixtures("fonts")
 SPACE = CLASSES - 1
 SPREAD = ["H H H H H H H H H H H H H"] * 12
-"""No letter is near another one in its line, so the ink around a place is of one letter."""
+"""Letters in a line are far apart, so the ink around a position belongs to one letter."""
 
 
 def ink_offsets(pixels: np.ndarray, glyphs: Sequence[Glyph], reach: tuple[float, float]) -> np.ndarray:
-    """How far the centre of the ink around each glyph is from where the glyph is said to be, [glyphs, 2]."""
+    """Distance of the centre of the ink around each glyph from its recorded position, [glyphs, 2]."""
     height, width = pixels.shape
     offsets = []
     for glyph in glyphs:

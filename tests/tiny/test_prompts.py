@@ -1,4 +1,4 @@
-"""What is learned stands behind exactly the prompts that the product writes."""
+"""Training uses exactly the prompts that the product writes."""
 
 from __future__ import annotations
 

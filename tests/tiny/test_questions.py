@@ -1,4 +1,4 @@
-"""Answers that are learned are true, and no wording asks for two things."""
+"""The answers in training are correct, and no wording is ambiguous."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def ask(maker: object, count: int = 150) -> Iterator[Asked]:
 
 
 def fill(wordings: Sequence[str], question: str) -> list[str]:
-    """Return what stands in the braces of the wording that a question was made from."""
+    """Return what fills the braces of the wording that a question was made from."""
     patterns = [re.escape(wording).replace(r"\{", "{").replace(r"\}", "}") for wording in wordings]
     tried = (re.fullmatch(re.sub(r"\{\w*\}", "(.*)", pattern), question, re.DOTALL) for pattern in patterns)
     return [found[1] for found in tried if found]

@@ -1,4 +1,4 @@
-"""The tiny vocabulary: nothing is lost, one token per character, tags as in the 4.6V vocabulary."""
+"""The tiny vocabulary: lossless, one token per character, tags as in the 4.6V vocabulary."""
 
 from __future__ import annotations
 

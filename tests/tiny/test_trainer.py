@@ -1,4 +1,4 @@
-"""A training run can stop and go on, slows down at its end, and gets harder as it learns."""
+"""A training run can stop and resume, slows down at its end, and gets harder as it learns."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RATE = 6e-4
 
 @pytest.fixture(scope="module")
 def batches(fonts: None, tokenizer: Tokenizer) -> list[Batch]:
-    """One where pages are only looked at, one with short answers."""
+    """One batch of pages without questions, one with short answers."""
     composer = Composer(tokenizer, Random(1))
     return [collate([composer.page(Level(-1.0))]), collate([composer.page(Level(0.0)), composer.page(Level(0.0))])]
 

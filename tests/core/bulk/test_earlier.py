@@ -1,4 +1,4 @@
-"""Going on with a broken-off run: nothing is asked twice, nothing is lost, and only the same is added to the same."""
+"""Resuming an interrupted run: no page is asked twice, no result is lost, and different runs are never mixed."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def width_of(request: Request) -> int:
 
 
 class Runs:
-    """Runs of one command into one folder; each remembers which pages it asked about, by their width."""
+    """Runs of one command into one folder; each records the pages it asked about, by their width."""
 
     def __init__(self, out: Path, *paths: Path) -> None:
         self.out = out
@@ -139,7 +139,7 @@ class TestOnlyWhatIsMissingIsAsked:
 
     @pytest.mark.parametrize("earlier", [False, True])
     def test_a_run_can_be_resumed_wherever_it_was_killed(self, runs: Runs, *, earlier: bool) -> None:
-        """A killed run leaves results.jsonl cut anywhere; one that went on leaves the rows of those before it too."""
+        """A killed run leaves results.jsonl cut anywhere; a killed resumed run also leaves the rows of earlier runs."""
         runs(lambda width: OutOfMemoryError("full") if width == 22 else f"{width} wide")
         whole = (runs.out / "results.jsonl").read_bytes()
         for cut in range(0, len(whole), len(whole) // 23):
@@ -198,7 +198,7 @@ class TestFiles:
     def test_results_of_deleted_files_are_kept_at_the_end(self, runs: Runs, photos: Path) -> None:
         runs(lambda width: OutOfMemoryError("full") if width == 23 else f"{width} wide")
         (photos / "22.png").unlink()
-        (photos / "23.png").unlink()  # a failure, of which nothing remains
+        (photos / "23.png").unlink()  # a failure, which leaves nothing behind
         assert runs() == []
         assert runs.captions == ["21 wide", *all_captions()[3:], "22 wide"]
 
@@ -231,7 +231,7 @@ class TestFiles:
             tasks = job_pages(files, options, gather(tmp_path), unopened=lambda: unopened)
             return [task.row["caption"] for task in tasks if isinstance(task, KeptPage)]
 
-        # The hashes are wrong on purpose: whoever opens a file takes it for changed.
+        # The hashes are wrong on purpose: a file that is opened counts as changed.
         assert kept({}, unopened=True) == ["23", "24", "25", "26", "27", "28"]
         assert kept({"frames": "first"}, unopened=True) == ["22", "23", "24", "25", "26", "27", "28"]
         assert kept({"frames": 1}, unopened=True) == ["22", "23", "24", "25", "26", "27", "28"]

@@ -1,4 +1,4 @@
-"""report.html: everything in one file, nothing that runs or loads, hostile text harmless."""
+"""report.html is one self-contained file: it runs nothing, loads nothing, and renders hostile text harmless."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Result files: the same rows in three formats, failures told apart from text, spreadsheets kept from calculating."""
+"""Result files: the same rows in three formats, failures distinguishable from text, and no formulas in spreadsheets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The bulk runner from Python: files, callbacks and interrupts, with no command line in sight."""
+"""The bulk runner from Python, without the command line: files, callbacks and interrupts."""
 
 from __future__ import annotations
 

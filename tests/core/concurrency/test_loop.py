@@ -129,7 +129,7 @@ def test_a_stream_ends_with_its_event_loop() -> None:
     wait_until(lambda: engine.cancelled)
 
 
-# Python itself complains about a generator whose loop was closed before it.
+# Python itself warns about a generator whose loop was closed first.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_closed_event_loop_does_not_harm_the_engine() -> None:
     engine = ScriptedEngine([["a"] * 20, "b"], latency=0.002)
@@ -185,7 +185,7 @@ def test_a_forked_child_gets_its_own_engine_loop() -> None:
     script = (
         "print(model.generate(asked).text, flush=True)\n"
         "child = os.fork()\n"
-        "print(model.generate(asked).text + '\\n', end='', flush=True)\n"  # in one piece, for two write at once
+        "print(model.generate(asked).text + '\\n', end='', flush=True)\n"  # one write: two processes print
         "if child:\n"
         "    assert os.waitpid(child, 0)[1] == 0\n"
     )

@@ -1,4 +1,4 @@
-"""Blocking calls bring an event loop of their own: nothing of a caller's ever runs on the engine loop."""
+"""Blocking calls run the caller's code in an event loop of their own, never on the engine loop."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ TRACE = contextvars.ContextVar("trace", default="none")
 
 @dataclass
 class Caller:
-    """A program with pages, a store and a model, whose every callback is noted and makes a blocking call itself."""
+    """A program with pages, a store and a model; every callback records its thread and makes a blocking call."""
 
     threads: Threads
     folder: Path
@@ -92,7 +92,7 @@ def caller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Caller]:
 
 
 def wait_until(happened: Callable[[], object]) -> None:
-    """Give other threads time; it fails when nothing happens for seconds."""
+    """Give other threads time; fail when nothing happens for seconds."""
     pause = threading.Event()
     for _ in range(1000):
         if happened():

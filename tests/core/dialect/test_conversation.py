@@ -1,4 +1,4 @@
-"""What a prompt refuses, and what data inside it can never do."""
+"""Which conversations are refused, and that data in a conversation cannot become control tokens."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_odd_but_sensible_conversations_are_rendered(dialect: Dialect) -> None:
 def test_no_control_token_gets_through_anywhere(dialect: Dialect) -> None:
     for token in dialect.control_tokens:
         if token in ("<think>", "</think>", *(dialect.answer or ())):
-            continue  # in the assistant's own text these mark the thought, which another test covers
+            continue  # in the assistant's own text these mark the reasoning, which another test covers
         hidden = {"v": [{token: token}]}
         dirty = Request(
             (
@@ -173,7 +173,7 @@ def conversations(draw: st.DrawFn) -> tuple[Message, ...]:
 
 
 def marked(messages: tuple[Message, ...]) -> tuple[Message, ...]:
-    """Put the number of each picture in front of it, so that the prompt's text shows which one is meant."""
+    """Put its number before each image, so that the prompt's text identifies it."""
 
     def mark(parts: tuple[Part, ...]) -> tuple[Part, ...]:
         out: list[Part] = []

@@ -1,4 +1,4 @@
-"""Families are told apart by vocabulary and template text, never by name."""
+"""Families are recognised by vocabulary and template text, never by name."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def checkpoint(family: Family) -> tuple[dict[str, Any], set[str], str | None]:
     }
     vocabulary = {"a", *family.dialect.control_tokens}
     if family.dialect is GLM41V:
-        vocabulary -= {"<tool_call>", "</tool_call>"}  # only our own tools text uses them there
+        vocabulary -= {"<tool_call>", "</tool_call>"}  # only our own text about tools uses them there
     return config, vocabulary, template_text(family.dialect) if family.chat else None
 
 

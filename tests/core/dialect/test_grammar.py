@@ -1,4 +1,4 @@
-"""What grammars let through, tried on a byte tokenizer with and without tokens for the tags."""
+"""What grammars accept, tested on a byte tokenizer with and without tokens for the tags."""
 
 from __future__ import annotations
 

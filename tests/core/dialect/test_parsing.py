@@ -19,7 +19,7 @@ TOOLS = (Tool("f", "", {"type": "object", "properties": {"a": {"type": "integer"
 
 
 def split(dialect: Dialect, phase: Phase, chunks: list[str]) -> tuple[Split, str]:
-    """Split chunks and forget the random call ids."""
+    """Split chunks and drop the random call ids."""
     splitter = Splitter(dialect, phase, TOOLS)
     events = [event for chunk in chunks for event in splitter.feed(chunk)]
     whole = fold([*events, *splitter.finish()])

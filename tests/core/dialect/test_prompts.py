@@ -213,7 +213,7 @@ def test_45v_moves_images_of_tool_results_to_the_user() -> None:
 
 
 class TestWhatTheTemplatesDoUnnormalised:
-    """The traps that normalisation avoids are really in the templates."""
+    """The templates do have the traps that normalisation avoids."""
 
     def raw(self, dialect: Dialect, *messages: Mapping[str, object]) -> str:
         from transformers.utils.chat_template_utils import render_jinja_template

@@ -1,4 +1,4 @@
-"""The size rule equals the one of the installed image processor."""
+"""The size rule equals that of the installed image processor."""
 
 from __future__ import annotations
 

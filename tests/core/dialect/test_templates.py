@@ -1,4 +1,4 @@
-"""Templates mean what they mean to transformers, and their mistakes are errors of ours."""
+"""Templates render as they do in transformers, and mistakes in them raise our errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a grammar lets a model write for an argument, and what the reader makes of it."""
+"""Which arguments a grammar lets a model write, and how they are read back."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_values_that_the_grammar_allows_are_read_back(schema: Any, value: Any) -
     found = read(written, shown)
     assert found.arguments is not None
     if not same(found.arguments["v"], value):
-        # Bare text that is also JSON of another value that the schema allows can only be read as one of the two.
+        # Bare text that is also JSON for another allowed value is ambiguous; it is read as one of the two.
         assert isinstance(value, str)
         assert not all(allows(schema, value) is isinstance(value, str) for value in (1, None, True, [], {}, "", 1.5, 2))
         assert allows(schema, found.arguments["v"])
@@ -150,7 +150,7 @@ def test_grammar_and_reader_follow_the_same_references(dialect: Dialect, referen
     "draft", ["http://json-schema.org/draft-07/schema#", "https://json-schema.org/draft/2020-12/schema"]
 )
 def test_keywords_beside_a_reference_count_if_the_draft_says_so(draft: str) -> None:
-    """Up to draft 7 a reference replaces what stands beside it."""
+    """Up to draft 7 a reference replaces its sibling keywords."""
     written = tool({"$ref": "#/$defs/c~0d", "type": "null"})
     written = Tool("f", parameters={**written.parameters, "$schema": draft})
     text = forced(written)
@@ -160,7 +160,7 @@ def test_keywords_beside_a_reference_count_if_the_draft_says_so(draft: str) -> N
 
 
 def test_the_schema_of_all_arguments_may_be_a_reference_itself() -> None:
-    """Pydantic writes recursive models so."""
+    """Pydantic writes recursive models like this."""
     node = {
         "type": "object",
         "properties": {"v": {"type": "string"}, "next": {"anyOf": [{"$ref": "#/$defs/Node"}, {"type": "null"}]}},

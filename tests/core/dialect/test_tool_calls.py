@@ -1,4 +1,4 @@
-"""Tool calls as models write them, well and badly."""
+"""Tool calls as models write them, well-formed and malformed."""
 
 from __future__ import annotations
 

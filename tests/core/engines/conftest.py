@@ -41,13 +41,13 @@ def checkpoint(checkpoint_folder: Path) -> Checkpoint:
 
 @pytest.fixture(scope="session")
 def endless(checkpoint: Checkpoint) -> Checkpoint:
-    """The same model without end tokens: every answer is as long as it may be."""
+    """The same model without stop tokens: every answer has its maximum length."""
     return replace(checkpoint, stop_token_ids=frozenset())
 
 
 @pytest.fixture
 def open_engine(checkpoint: Checkpoint) -> Iterator[OpenEngine]:
-    """Open engines on the one loaded checkpoint; they are closed behind the test."""
+    """Open engines on the one loaded checkpoint; they are closed after the test."""
     opened: list[TransformersEngine] = []
 
     def open_one(loaded: Checkpoint = checkpoint, **options: Any) -> TransformersEngine:

@@ -1,4 +1,4 @@
-"""The doctor tells what is here, what fits, and what is in the way."""
+"""The doctor reports what is installed, which models fit, and what is missing."""
 
 from __future__ import annotations
 

@@ -143,7 +143,7 @@ class TestConstraints:
         ]
         label, record, date = model.generate_many(requests)
         assert label.text in LABELS.options
-        assert '"kind"' in record.text  # `generate` holds it against the schema
+        assert '"kind"' in record.text  # `generate` checks it against the schema
         assert len(date.text) == 7
         assert [answer.finish for answer in (label, record, date)] == ["stop"] * 3
 
@@ -154,7 +154,7 @@ class TestConstraints:
         ]
         for answer, budget in zip(model.generate_many(requests), (0, 5), strict=True):
             assert answer.text in LABELS.options
-            # A server does not say how many tokens were thought; they are counted here with the tags around them.
+            # A server does not report reasoning tokens; they are counted here, including their tags.
             assert answer.usage.thinking <= budget + 2 * (loaded.name == "server")
 
     @pytest.mark.parametrize("choice", ["required", "clock"])

@@ -160,7 +160,7 @@ async def test_a_model_is_loaded_in_the_background() -> None:
 
 
 class Drowsy(ScriptedEngine):
-    """Remembers how it was put to sleep."""
+    """Records how it was put to sleep."""
 
     def __init__(self) -> None:
         super().__init__(lambda request: "x")

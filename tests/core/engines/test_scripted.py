@@ -1,4 +1,4 @@
-"""The scripted engine keeps what its documentation promises to tests that rely on it."""
+"""The scripted engine keeps the promises of its documentation, on which other tests rely."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ GREEDY = {
 }
 
 BROKEN_LINES = {"images": ask(page(1), "\nRead it\n", page(2, 224, 140), max_tokens=30, logprobs=1)}
-"""What a server with these flags makes of a message of several parts."""
+"""How a server with these flags renders a message of several parts."""
 
 
 def test_an_adapter_changes_every_answer(references: dict[str, Glm4v]) -> None:

@@ -1,4 +1,4 @@
-"""Measures against values worked out by hand or published."""
+"""Measures checked against values worked out by hand or published."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an evaluation looks like as JSON, table and page of the worst answers."""
+"""How an evaluation is shown as JSON, as a table and as a page of the worst answers."""
 
 from __future__ import annotations
 

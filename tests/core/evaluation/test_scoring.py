@@ -39,7 +39,7 @@ RIGHT = {
 
 
 class Pages:
-    """A folder under construction; page number n is n * 28 pixels wide."""
+    """Builds a folder of pages; page number n is n * 28 pixels wide."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -165,7 +165,7 @@ async def test_failures_count_as_wrong(pages: Pages) -> None:
     evaluation, (page,), _ = await score(pages, lambda request: OutOfMemoryError("full"))
     found = values(evaluation)
     assert (found["cer"], found["wer"], found["failed"]) == (1, 1, 1)
-    # A field that is not there was not found to be so either.
+    # An absent field that was not reported as absent counts as wrong, too.
     assert {name: found[name] for name in ("field_exact", "label_accuracy", "tool_name", "label_macro_f1")} == {
         "field_exact": 0,
         "label_accuracy": 0,

@@ -1,4 +1,4 @@
-"""The settings that adapters inherit: where they come from, who wins, and what becomes of copies."""
+"""The settings that adapters inherit: where they come from, which of them win, and what copies share."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HELLO = Request((Message.user("x"),))
 
 
 class Call(CallSettings):
-    """What a host's call may set."""
+    """The options of one call from a host."""
 
     model_config = ConfigDict(title="a call of Adapter")
 
@@ -32,7 +32,7 @@ class Call(CallSettings):
 
 
 class Adapter(Call, ModelSettings):
-    """What an adapter makes of the settings."""
+    """The settings of an adapter."""
 
     def of_a_call(self, **options: Any) -> Call:
         return Call.merged(self, options, ("tools",))

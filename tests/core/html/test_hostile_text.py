@@ -1,4 +1,4 @@
-"""Whatever a page, a file name, a label or an error says, it stays text in every HTML page."""
+"""Whatever a page, a file name, a label or an error contains stays text in every HTML page."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ hostile = st.lists(st.sampled_from(PIECES) | st.text(max_size=8), min_size=1, ma
 
 
 class Shown(HTMLParser):
-    """What a browser makes of a page: elements, their attributes, and the text."""
+    """Parses a page as a browser does: elements, their attributes, and the text."""
 
     def __init__(self, html: str) -> None:
         super().__init__()

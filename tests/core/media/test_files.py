@@ -1,4 +1,4 @@
-"""Finding files as people expect, and reading them with failures among the pages."""
+"""Finding files in the order that people expect, and reading them with failures among the pages."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_a_broken_page_leaves_the_others_of_its_file(folder: Path) -> None:
     picture = PIL.Image.effect_noise((200, 200), 60)
     picture.save(folder / "cut.tiff", save_all=True, append_images=[picture], compression="tiff_lzw")
     data = (folder / "cut.tiff").read_bytes()
-    # The strip of the first frame is spoilt, the second one stays as it is.
+    # The strip of the first frame is damaged, the second one is unchanged.
     (folder / "cut.tiff").write_bytes(data[:200] + bytes(4000) + data[4200:])
     pages = list(read_pages([folder / "cut.tiff"], {}))
     assert [(type(page), page.number if isinstance(page, Page) else page.page.number) for page in pages] == [

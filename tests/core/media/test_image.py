@@ -1,4 +1,4 @@
-"""Where images come from: every source, its refusals, identity and provenance."""
+"""Where images come from: each source, its refusals, identity and provenance."""
 
 from __future__ import annotations
 

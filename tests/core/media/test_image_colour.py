@@ -1,4 +1,4 @@
-"""Depth, colour spaces and frames: deterministic conversions, nothing clipped, nothing dropped unseen."""
+"""Bit depth, colour spaces and frames: conversions are deterministic, clip nothing and drop nothing unnoticed."""
 
 from __future__ import annotations
 

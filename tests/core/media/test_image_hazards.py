@@ -1,4 +1,4 @@
-"""A row per hazard of the pixels themselves: what a person sees in a viewer is what the model gets."""
+"""One row per hazard in pixel data: the model gets what a person sees in a viewer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each page that is found is asked by itself; the best that knows answers, and is cited with its picture."""
+"""The model is asked about each retrieved page separately; the best-ranked page with an answer is cited."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ def test_a_page_without_an_answer_leaves_it_to_the_next(store: PageStore, absent
     assert answer.text == "11.00"
     assert [page.text for page in answer.asked] == [None, "11.00"]
     assert answer.asked[0].completion.text.strip() == absent.strip()
-    nobody, _ = ask(store, "Glacier", lambda request: absent)
-    assert (nobody.text, nobody.citation) == (None, None)
+    unanswered, _ = ask(store, "Glacier", lambda request: absent)
+    assert (unanswered.text, unanswered.citation) == (None, None)
 
 
 def test_pages_may_be_searched_with_different_words_than_the_question(store: PageStore) -> None:
@@ -136,7 +136,7 @@ class TestHostilePages:
         assert (request.tools, [message.role for message in request.messages]) == ((), ["user"])
 
     def test_each_page_is_read_separately(self, store: PageStore) -> None:
-        """A page that claims the answer for itself is not even shown to the question about another page."""
+        """A page that claims to have the answer is not shown when another page is asked about."""
         question = "What is the total of Glacier Ltd?"
         hostile = f"From: Glacier Ltd of Turin?\n{self.HOSTILE}"
 

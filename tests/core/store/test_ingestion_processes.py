@@ -1,4 +1,4 @@
-"""A page store that several processes write to, and one that a process left when it was killed."""
+"""A page store that several processes write to, and one whose writer was killed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ with PageStore(sys.argv[1]) as store:
 
 
 def begin(store: Path, scans: Path, page: int) -> subprocess.Popen[str]:
-    """Start a process that ingests, and return once it is at a page, where it waits for a line."""
+    """Start a process that ingests, and return once it waits for a line at the given page."""
     command = [sys.executable, "-c", INGEST, str(store), str(scans), str(page)]
     process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None

@@ -1,4 +1,4 @@
-"""Pages and questions meet in the same terms."""
+"""Pages and questions are split into the same terms."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was read is found again by the words of a question, with where it stands and its picture."""
+"""Page text is found by the words of a question, with the places that contain it and its image."""
 
 from __future__ import annotations
 

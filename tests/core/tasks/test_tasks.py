@@ -1,4 +1,4 @@
-"""Each step builds the request it should and reads answers strictly."""
+"""Each step builds its request and reads answers strictly."""
 
 from __future__ import annotations
 

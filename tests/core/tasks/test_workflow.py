@@ -1,4 +1,4 @@
-"""Many pages at once: order, bounds, failures as values, and what a result tells."""
+"""Many pages at once: order, bounds, failures as values, and what a result contains."""
 
 from __future__ import annotations
 
@@ -227,7 +227,7 @@ class TestInOrder:
         first = asyncio.create_task(anext(results := in_order(items(), work, 8)))
         while drawn < 10:
             await asyncio.sleep(0.001)
-        for _ in range(100):  # whoever would draw more could do so now
+        for _ in range(100):  # gives an implementation that takes too many the chance to do so
             await asyncio.sleep(0)
         assert (drawn, most) == (10, 8)
         gate.set()

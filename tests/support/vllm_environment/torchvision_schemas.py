@@ -21,7 +21,7 @@ libraries: list[Any] = []
 
 
 class SchemaFinder(importlib.abc.MetaPathFinder):
-    """Finds no module, but sees torchvision being looked for."""
+    """Finds no module, but notices the search for torchvision."""
 
     def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> None:
         if fullname == "torchvision":

@@ -1,4 +1,4 @@
-"""What the adapters call as OpenAI's client does, `api_key` and `max_retries`, seen on the wire."""
+"""`api_key` and `max_retries`, the adapters' OpenAI-style settings, as they appear on the wire."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def empty_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def made() -> Iterator[list[Any]]:
-    """What a test loads; closed behind it."""
+    """What a test loads; closed after it."""
     settings: list[ModelSettings] = []
     yield settings
     for each in settings:

@@ -1,4 +1,4 @@
-"""The server engine gives the answers of a served model just as the other engines give theirs."""
+"""The server engine gives the same answers as the other engines, from a served model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What goes wrong on the way to a server comes out as one of our errors, and no secret with it."""
+"""Faults between client and server raise our errors, which contain no secret."""
 
 from __future__ import annotations
 

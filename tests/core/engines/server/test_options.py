@@ -1,4 +1,4 @@
-"""The server engine's settings: read from arguments and environment, checked, and never shown where they are secret."""
+"""The server engine's settings: read from arguments and environment, validated, and never shown if secret."""
 
 from __future__ import annotations
 

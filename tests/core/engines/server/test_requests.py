@@ -1,4 +1,4 @@
-"""Everything a request wants reaches the server in a field that it has, or is refused by name."""
+"""Everything in a request reaches the server in a field that it knows, or is refused by name."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ class TestConstraints:
 
 
 class TestOpenAiServers:
-    """Servers that know no field of vLLM's."""
+    """Servers without vLLM's additional fields."""
 
     @pytest.mark.parametrize(
         ("settings", "named"),

@@ -1,4 +1,4 @@
-"""Answers obey their constraint, thoughts do not; and a thought has an end."""
+"""Answers obey their constraint, reasoning does not, and reasoning is bounded."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ async def test_constrained_answers_are_valid_beside_unconstrained_ones(engine: T
 async def test_the_constraint_applies_after_the_end_of_the_reasoning(
     open_engine: Open, endless: Checkpoint, budget: int
 ) -> None:
-    # A prompt that ends inside a thought.
+    # A prompt that ends inside the reasoning.
     thinking = replace(endless, template=str(endless.template) + "{{ '<think>' if enable_thinking }}")
     engine = open_engine(thinking)
     request = ask("Label it", thinking=True, thinking_budget=budget, constraint=LABELS, max_tokens=90)
@@ -67,7 +67,7 @@ async def test_the_constraint_applies_after_the_end_of_the_reasoning(
     assert thought == split(unconstrained.text)[0]
     assert result.usage.thinking == budget
     assert result.finish == "stop"
-    # Without a constraint the closing tag and a newline are forced all the same.
+    # The closing tag and a newline are forced even without a constraint.
     assert unconstrained.text.startswith(thought + "</think>\n")
 
 
@@ -131,7 +131,7 @@ async def test_a_required_tool_is_called(engine: TransformersEngine) -> None:
 
 
 async def test_an_answer_that_its_grammar_cannot_follow_fails_alone(open_engine: Open, endless: Checkpoint) -> None:
-    # A closing that no answer may begin with.
+    # A closing tag, which no answer may begin with.
     dialect = replace(endless.family.dialect, end_thinking="</think>xyz")
     odd = replace(
         endless,

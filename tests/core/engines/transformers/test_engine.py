@@ -1,4 +1,4 @@
-"""The transformers engine gives each request the answer it would get alone, and the one `generate()` gives."""
+"""Each request of a batch gets the answer that it would get alone, which is that of `generate()`."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ async def test_reuse_saves_work_and_changes_no_answer(open_engine: Open) -> None
 async def test_questions_asked_at_once_share_their_page(engine: TransformersEngine, open_engine: Open) -> None:
     questions = [ask(page(8, 280, 280), question) for question in ("Read it.", "Sum it up.", "Label it.")]
     at_once = await answers(engine, questions)
-    # Preparing runs in threads: any of the three may come first, the other two find its page.
+    # Preparation runs in threads: any of the three may be first; the other two reuse its page.
     assert sorted(result.usage.cached > 100 for result in at_once) == [False, True, True]
     cold = open_engine(cache_bytes=0)
     assert texts(at_once) == texts([await answer(cold, question) for question in questions])

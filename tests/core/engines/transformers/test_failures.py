@@ -1,4 +1,4 @@
-"""A request that fails, fails alone; a worker that dies tells everybody; a closed engine holds nothing."""
+"""A failing request fails alone; a dead worker fails all requests; a closed engine keeps no memory."""
 
 from __future__ import annotations
 

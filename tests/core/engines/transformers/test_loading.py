@@ -1,4 +1,4 @@
-"""What cannot be loaded is refused with a reason; what can is loaded without code or pickles from the checkpoint."""
+"""Bad checkpoints are refused with a reason; loading runs no code and unpickles nothing from a checkpoint."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ OPTIONS = TransformersOptions()
 
 @pytest.fixture
 def folder(checkpoint_folder: Path, tmp_path: Path) -> Path:
-    """A copy of the checkpoint to spoil."""
+    """A copy of the checkpoint that a test may damage."""
     return Path(shutil.copytree(checkpoint_folder, tmp_path / "copy"))
 
 
@@ -172,7 +172,7 @@ def test_libraries_that_are_too_old_are_named(checkpoint_folder: Path, monkeypat
 
 
 class TestProgressBars:
-    """transformers has one hook for all of its bars, and it is not ours."""
+    """transformers has one hook for all progress bars, which others may use too."""
 
     def test_are_not_shown_while_loading(self, checkpoint_folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
         load_checkpoint(checkpoint_folder, OPTIONS)

@@ -1,4 +1,4 @@
-"""Where keys, values and features are kept: rows without gaps, reuse within its bound."""
+"""Keys, values and image features: rows without gaps, and reuse within its bound."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_prefixes_are_found_as_by_comparing_with_every_kept_prompt(seed: int) ->
     cache = PrefixCache(reuse)
     kept: dict[bytes, Identity] = {}
     for _ in range(300):
-        # Few different tokens, so that prompts part at every place, and some begin with all of another.
+        # Few distinct tokens, so that prompts diverge at every position and some extend others.
         length = chance.randint(1, 60)
         tokens = prompt(*(chance.choices([1, 2], [30, 1], k=length)))
         held = [one for key, one in kept.items() if reuse.get(key) is not None]
@@ -140,7 +140,7 @@ def work_of_a_look_up(kept: Sequence[Sequence[int]], asked: Sequence[int]) -> in
 
 
 def unlike(index: int) -> list[int]:
-    """A prompt of its own."""
+    """A prompt that shares nothing with the others."""
     return [1000 + index] * 200
 
 
@@ -150,7 +150,7 @@ def same_beginning(index: int) -> list[int]:
 
 
 def each_shares_more(index: int) -> list[int]:
-    """Each parts from the one before it a token later."""
+    """Each diverges from the one before it one token later."""
     return [*range(150), *[5] * (50 + index), 1000 + index]
 
 
@@ -177,7 +177,7 @@ def cache_of(layers: int) -> SlotCache:
 
 
 def filled(layers: int, rows: int, length: int) -> tuple[SlotCache, torch.Tensor]:
-    """A cache, and what it holds: [layers, 2, rows, heads, length, head size]."""
+    """A cache, and its contents: [layers, 2, rows, heads, length, head size]."""
     cache, states = cache_of(layers), torch.randn(layers, 2, rows, 2, length, 4)
     cache.reserve(rows, length)
     cache.aim(slice(0, rows), torch.arange(length).expand(rows, -1), length, fresh=True)
@@ -229,13 +229,13 @@ def test_growth_needs_memory_for_one_additional_layer(tmp_path: Path, rows: int,
 
     sizes = bytes_over_time(grow, tmp_path)
     small = 2 * 2 * 2 * GROWTH * 4 * 4
-    # Each layer is twice as large in the end; while one grows, its old states are there too.
+    # Each layer ends up twice as large; while one grows, its old states are still in memory.
     assert sizes[-1] == 10 * 2 * small
     assert max(sizes) == 10 * 2 * small + small
 
 
 class LittleMemory(TorchFunctionMode):  # type: ignore[misc]  # its base is not analysed
-    """Lets so many tensors be made, and no more."""
+    """Allows this many tensors to be allocated and no more."""
 
     def __init__(self, tensors: int) -> None:
         super().__init__()

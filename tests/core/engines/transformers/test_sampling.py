@@ -1,4 +1,4 @@
-"""Every request keeps its own way of choosing tokens, whatever else is in the batch."""
+"""Each request keeps its own sampling settings, whatever else is in the batch."""
 
 from __future__ import annotations
 

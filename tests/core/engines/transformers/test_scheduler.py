@@ -1,4 +1,4 @@
-"""The scheduler keeps the order of the line and leaves no slot idle, whatever arrives, leaves or shares a prefix."""
+"""The scheduler is first come, first served and leaves no slot idle, with cancellations and shared prefixes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from glm4v_core.engines.transformers.scheduler import PREFILL_TOKENS, SHARED_TOK
 
 
 class Asked:
-    """A request of so many prompt tokens, which runs for so many steps once it is read."""
+    """A request with its prompt tokens and the number of steps that it runs after prefill."""
 
     def __init__(self, *identity: int, steps: int = 1, ready: bool = True) -> None:
         self.identity: Identity = np.array(identity, dtype=np.int64)
@@ -204,7 +204,7 @@ def test_a_thousand_random_requests_are_served_in_order_and_end_once(seed: int) 
             house.cancel_one()
         house.turn()
         turns += 1
-        # At most 20 steps per request, each behind those before it, and a few turns until pixels are made.
+        # At most 20 steps per request, one after the other, and a few turns until pixels are ready.
         assert turns < 1000 * 30
     assert len(house.ended) == 1000
     assert set(house.ended.values()) == {1}

@@ -1,4 +1,4 @@
-"""What only vLLM shows: its caches, and its end. `conftest.py` leaves this file out where vLLM is not installed."""
+"""What only vLLM has: its caches, and how it dies. `conftest.py` leaves this file out where vLLM is not installed."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_what_cannot_be_loaded_is_refused_at_once(options: dict[str, Any], reaso
 
 
 class Paused:
-    """AsyncLLM as it is from 0.33 on while it sleeps: it refuses requests, where 0.32 lets them wait."""
+    """AsyncLLM asleep as of 0.33: it refuses requests, where 0.32 lets them wait."""
 
     errored = False
     output_handler = None
@@ -107,11 +107,11 @@ def test_a_request_that_vllm_refuses_while_asleep_raises_our_error() -> None:
 
 
 class TestTheEnd:
-    """Comes last: it kills what the other tests use."""
+    """Runs last: it kills the engine that the other tests use."""
 
     @pytest.mark.parametrize("loaded", ["vllm", "server"], indirect=True)
     def test_a_dead_engine_fails_all_requests_and_a_new_one_works(self, loaded: Engine) -> None:
-        # Hot, or the guard against repetition might end an answer before the engine dies.
+        # A high temperature, or the repetition guard might end an answer before the engine dies.
         long = ask("Say it", constraint=Regex("[a-z ]{3000}"), max_tokens=3500, temperature=2.0)
         results: list[Any] = []
         waiting = [threading.Thread(target=_outcome, args=(loaded.model, long, results)) for _ in range(4)]

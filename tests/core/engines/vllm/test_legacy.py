@@ -1,4 +1,4 @@
-"""The first generation, glm-4v-9b: vLLM's classes for it, with random weights and tokenizer code of its own."""
+"""The first generation, glm-4v-9b: vLLM's classes for it, with random weights and its own tokenizer code."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_one_image_reaches_the_model(model: Glm4v) -> None:
     blind = model.generate(ask("Read", max_tokens=12))
     assert first.text == again.text != other.text
     assert (first.usage.image, blind.usage.image) == (IMAGE_TOKENS, 0)
-    # The model adds a token at either end, in the places of the tags around the image.
+    # The model adds a token at either end, in place of the tags around the image.
     assert first.usage.prompt == blind.usage.prompt + IMAGE_TOKENS + 2
     assert model.count_tokens(ask(page(1), "Read", max_tokens=1)).prompt == first.usage.prompt
     with pytest.raises(MessageError, match="takes 1"):

@@ -1,4 +1,4 @@
-"""What the vLLM engine is told, checked without vLLM: settings, arguments, memory, and requests as plain data."""
+"""What is passed to vLLM, checked without vLLM: settings, arguments, memory, and requests as plain data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Engine "auto" is vLLM where vLLM can run, and everybody is told why it is what it is."""
+"""Engine "auto" is vLLM wherever vLLM can run, and the reason for the choice is reported."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Install = Callable[..., None]
 
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
-    """Put a distribution in the way of a real vLLM: as much of it as the choice of an engine looks at."""
+    """Install a stub distribution of vLLM with just what the choice of an engine reads."""
 
     def install_vllm(
         version: str = "0.32.1", *, name: str = "vllm", gpus: int = 1, cuda: bool = True, capability: int = 90
