@@ -30,7 +30,7 @@ def split(dialect: Dialect, phase: Phase, chunks: list[str]) -> tuple[Split, str
 @pytest.mark.parametrize(
     ("dialect", "phase", "raw", "thinking", "text"),
     [
-        # thoughts
+        # reasoning
         (GLM46V, "free", "<think>R</think>\nA", "R", "A"),
         (GLM46V, "free", "\n<think>\n R\n\n</think>\n\n  A\n", "R", "  A"),
         (GLM46V, "free", "<think></think>\nA", "", "A"),

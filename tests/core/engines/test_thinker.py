@@ -1,4 +1,4 @@
-"""The 4.1V dialect on every engine: a thought that cannot be switched off, and an answer in tags.
+"""The 4.1V dialect on every engine: reasoning that cannot be switched off, and an answer in tags.
 
 The model is random. On vLLM it is the base with a LoRA adapter, on transformers the two worked into one; the server has
 the base alone.
