@@ -62,7 +62,9 @@ class Glm4vError(Exception):
             self.hint = hint
 
     def __str__(self) -> str:
-        return f"{self.message} Hint: {self.hint}"
+        # What another library said often ends without a full stop.
+        stop = "" if self.message.endswith((".", "!", "?", "…", "。")) else "."
+        return f"{self.message}{stop} Hint: {self.hint}"
 
 
 class ConfigError(Glm4vError, ValueError):

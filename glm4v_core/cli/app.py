@@ -48,7 +48,7 @@ Resume = Annotated[
 Paths = Annotated[list[Path], typer.Argument(help="Pictures, PDF files, and folders of them.")]
 Dpi = Annotated[float, typer.Option(help="Resolution at which PDF pages are rendered.")]
 MaxPages = Annotated[int, typer.Option(help="A file with more pages fails.")]
-Frames = Annotated[str, typer.Option(help="Pages of each file: all, first, or a number.")]
+Frames = Annotated[str, typer.Option(help="Pages to read of each file: all, first, or how many.")]
 Password = Annotated[str | None, typer.Option(help="Opens encrypted PDF files.")]
 ImageTokens = Annotated[int | None, typer.Option(help="Larger pages are scaled down to this.")]
 Store = Annotated[Path, typer.Option(help="The page store, one file.")]
@@ -62,9 +62,13 @@ def run(
     paths: Paths,
     out: OutFolder,
     labels: Labels = None,
-    task: Annotated[Task | None, typer.Option(help="What to find out; default: workflow, or as --prompt says.")] = None,
+    task: Annotated[
+        Task | None, typer.Option(help="What to find out; default: workflow, or --prompt's answer.")
+    ] = None,
     preset: Annotated[Preset | None, typer.Option(help="A ready-made task with its own prompt.")] = None,
-    prompt: Annotated[str | None, typer.Option(help="Your own prompt, alone or for ocr, caption, extract.")] = None,
+    prompt: Annotated[
+        str | None, typer.Option(help="Your own prompt, by itself or instead of the one of ocr, caption or extract.")
+    ] = None,
     fields: Annotated[list[str] | None, typer.Option(help="Fields to extract, separated by commas.")] = None,
     schema: Annotated[Path | None, typer.Option(help="JSON schema of what to extract.")] = None,
     model: Model = None,
@@ -82,7 +86,7 @@ def run(
 ) -> None:
     """Read pages: text, summary and label of each into OUT, or another task.
 
-    Exits with 0 when all pages are done, 1 when some failed, 2 when nothing usable came out.
+    Exits with 0 when all pages are done, 1 when some failed, 2 when there is nothing to use, 130 when interrupted.
     """
     from glm4v_core.cli.run import run_pages
 
@@ -123,7 +127,7 @@ def evaluate(
     labels: Labels = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Score only the first pages.")] = None,
     concurrency: Concurrency = PAGES_IN_FLIGHT,
-    seed: Annotated[int, typer.Option(help="Of the resampling behind the intervals.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the random resampling that gives the confidence intervals.")] = 0,
     overwrite: Overwrite = False,
 ) -> None:
     """Score a model over pages whose truth is known."""
@@ -140,7 +144,10 @@ def index(
     store: Store = STORE,
     labels: Labels = None,
     keep_pictures: Annotated[
-        bool, typer.Option("--keep-pictures", help="Put page pictures into the store; else they stay in their files.")
+        bool,
+        typer.Option(
+            "--keep-pictures", help="Copy page pictures into the store; by default they are read from their files."
+        ),
     ] = False,
     model: Model = None,
     engine: Engine = None,
@@ -177,7 +184,7 @@ def query(
         str | None,
         typer.Option(help="Search words, if they differ from the question: a name, for example."),
     ] = None,
-    pages: Annotated[int, typer.Option(min=1, help="How many pages to find and ask.")] = PAGES_FOUND,
+    pages: Annotated[int, typer.Option(min=1, help="How many pages to find and to ask the model about.")] = PAGES_FOUND,
     route: Annotated[Route, typer.Option(help="What the model is shown of a page: image, text or both.")] = "both",
     picture: Annotated[Path | None, typer.Option(help="File for the picture of the cited page, as PNG.")] = None,
     model: Model = None,
@@ -189,7 +196,7 @@ def query(
 ) -> None:
     """Answer a question from the pages of a store, with source and page.
 
-    Exits with 0 when a page has an answer, 1 when none does.
+    Exits with 0 when a page has an answer, 1 when none has one, 2 on an error.
     """
     from glm4v_core.cli.query import answer_question
 

@@ -23,7 +23,7 @@ EXTRAS: Mapping[str, Sequence[str]] = {
     "server": ("openai", "llguidance"),
     "documents": ("pypdfium2",),
     "langchain": ("langchain-core",),
-    "llamaindex": ("llama-index-core",),
+    "llamaindex": ("llama-index-core", "tenacity"),
     "langgraph": ("langgraph",),
     "cli": ("typer", "rich", "jinja2"),
     "eval": ("jiwer", "jinja2", "numpy", "rapidfuzz"),

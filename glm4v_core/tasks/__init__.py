@@ -13,7 +13,7 @@ from glm4v_core.dialect.families import Family
 from glm4v_core.dialect.grammar import check_answer, check_constraint
 from glm4v_core.errors import ConstraintError, InvalidOutputError, TruncatedOutputError
 from glm4v_core.media.image import Image
-from glm4v_core.tasks.prompts import DOCUMENT, PROMPTS, Language
+from glm4v_core.tasks.prompts import DOCUMENT, Language, prompt_of
 from glm4v_core.types import Choices, Completion, Constraint, FinishReason, JsonSchema, Message, Request, Sampling
 
 __all__ = [
@@ -81,17 +81,17 @@ def ocr(language: Language = "en", *, family: Family | None = None) -> Step[str]
     if family is not None and family.ocr_prompt is not None:
         # Such a model never reasons, and was not trained on prompts that turn reasoning off.
         return Step("ocr", family.ocr_prompt, _text, thinking=None)
-    return Step("ocr", PROMPTS["ocr"][language], _text)
+    return Step("ocr", prompt_of("ocr", language), _text)
 
 
 def caption(language: Language = "en", *, prompt: str | None = None) -> Step[str]:
     """Describe a picture; `prompt` replaces the built-in wording."""
-    return Step("caption", prompt or PROMPTS["caption"][language], _text)
+    return Step("caption", prompt or prompt_of("caption", language), _text)
 
 
 def summarize(language: Language = "en") -> Step[str]:
     """Summarize a document in one sentence."""
-    return Step("summarize", PROMPTS["summarize"][language], _text)
+    return Step("summarize", prompt_of("summarize", language), _text)
 
 
 def ask(question: str) -> Step[str]:
@@ -106,7 +106,7 @@ def classify(labels: Sequence[str], language: Language = "en") -> Step[str]:
         ConstraintError: the list is empty, or a label is empty or repeated.
     """
     choices = _choices(labels)
-    prompt = PROMPTS["classify"][language].format(labels=", ".join(choices.options))
+    prompt = prompt_of("classify", language).format(labels=", ".join(choices.options))
     return _constrained("classify", prompt, choices, str)
 
 
@@ -143,7 +143,7 @@ def extract(
         ConstraintError: the list of fields is empty, or the schema is not valid.
     """
     schema = _schema_of(wanted)
-    text = prompt or PROMPTS["extract"][language].format(fields=_describe(schema))
+    text = prompt or prompt_of("extract", language).format(fields=_describe(schema))
 
     def value_of(answer: str) -> Any:
         return _filled(wanted, answer) if isinstance(wanted, type) else json.loads(answer)

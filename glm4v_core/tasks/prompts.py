@@ -1,9 +1,11 @@
-"""Prompts of the built-in tasks, in English and Chinese. Data only; the placeholders in braces are filled in by `tasks`."""
+"""Prompts of the built-in tasks, in English and Chinese. The placeholders in braces are filled in by `tasks`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Literal
+
+from glm4v_core.validation import check_choice
 
 Language = Literal["en", "zh"]
 
@@ -57,3 +59,13 @@ ASK_PAGE: Mapping[Language, str] = {
     "zh": "{question}如果页面上没有答案，请回答：" + NOT_ON_PAGE["zh"],
 }
 """A question about one of several pages that may have the answer."""
+
+
+def prompt_of(task: str, language: Language) -> str:
+    """Return the prompt of a built-in task.
+
+    Raises:
+        ConfigError: there are no prompts in this language.
+    """
+    check_choice("language", language, Language)
+    return PROMPTS[task][language]

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import PIL.Image
 import pytest
 from pydantic import BaseModel
 
 from glm4v_core.dialect.families import FAMILIES
 from glm4v_core.engines.scripted import ScriptedEngine
-from glm4v_core.errors import ConstraintError, InvalidOutputError, TruncatedOutputError
+from glm4v_core.errors import ConfigError, ConstraintError, InvalidOutputError, TruncatedOutputError
 from glm4v_core.media.image import Image
 from glm4v_core.model import Glm4v
-from glm4v_core.tasks import ask, caption, classify, extract, ocr, summarize
+from glm4v_core.tasks import Step, ask, caption, classify, extract, ocr, summarize
 from glm4v_core.types import Choices, Completion, JsonSchema, Text
 
 FLASH = next(family for family in FAMILIES if family.name == "GLM-4.6V-Flash")
@@ -140,3 +143,9 @@ async def test_arun_asks_the_model(image: Image) -> None:
         value, completion = await summarize().arun(model, image)
     assert value == completion.text == "A page."
     assert engine.history[0].messages[0].parts[0] == image
+
+
+@pytest.mark.parametrize("step", [ocr, caption, summarize])
+def test_a_language_without_prompts_is_refused(step: Callable[[Any], Step[str]]) -> None:
+    with pytest.raises(ConfigError, match="language must be 'en' or 'zh', not 'fr'"):
+        step("fr")
