@@ -6,7 +6,6 @@ The command line adds a progress display; any Python program can call `run`.
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, aclosing
 from dataclasses import dataclass, field
@@ -19,17 +18,15 @@ from glm4v_core.bulk.rows import Row, prepare_folder, row_of
 from glm4v_core.bulk.settings import check_settings
 from glm4v_core.concurrency.ordered import PAGES_IN_FLIGHT, in_order
 from glm4v_core.concurrency.own_loop import run_in_own_loop
-from glm4v_core.errors import ConfigError, ImageNotFoundError, InputError
+from glm4v_core.errors import ConfigError
 from glm4v_core.html.page import data_uri
-from glm4v_core.media.files import FileStamp, Found, Paths, find_files, pages_wanted
+from glm4v_core.media.files import Found, Paths, find_named, pages_wanted
 from glm4v_core.media.page_options import PageOptions, check_page_options
 from glm4v_core.media.pages import Page
 from glm4v_core.model import Glm4v
 from glm4v_core.tasks.prompts import Language
 from glm4v_core.tasks.workflow import Settings, Workflow, settings_of
-
-_NAMED = 5
-"""Maximum number of paths that an error lists."""
+from glm4v_core.validation import check_choice
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +111,8 @@ def run(
         KeyboardInterrupt: the user interrupted the run; the files are complete.
     """
     settings = _checked_settings(job)
-    found = _find(job.paths)
+    found = find_named(job.paths)
+    found.check()
     prepare_folder(job.out, overwrite=job.overwrite, resume=job.resume)
     earlier = _earlier(job.out, settings, found.files) if job.resume else Earlier(job.out)
     with ExitStack() as stack:
@@ -138,20 +136,9 @@ def run(
 def _checked_settings(job: BulkJob) -> Mapping[str, Mapping[str, Any]]:
     if job.concurrency < 1:
         raise ConfigError(f"concurrency is {job.concurrency}; it must be positive.")
+    check_choice("language", job.language, Language)
     check_page_options(**job.page_options)
     return settings_of(job.workflow, job.page_options)
-
-
-def _find(paths: Paths) -> Found:
-    named = [Path(path) for path in ([paths] if isinstance(paths, (str, os.PathLike)) else paths)]
-    if not any(FileStamp.of(path).modified for path in named):
-        raise ImageNotFoundError(f"There is no file or folder {', '.join(map(str, named[:_NAMED]))}.")
-    found = find_files(named)
-    if not found.files:
-        raise InputError(
-            f"None of the {len(found.skipped)} files is a picture or a PDF.", hint="Pass files or their folder."
-        )
-    return found
 
 
 def _earlier(out: Path, settings: Settings, files: Sequence[Path]) -> Earlier:

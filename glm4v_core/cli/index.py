@@ -11,8 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from glm4v_core.cli.terminal import DONE, INTERRUPTED, NOTHING_USABLE, SOME_FAILED, print_json, printable, progress_bar
-from glm4v_core.errors import ImageNotFoundError, InputError
-from glm4v_core.media.files import FileStamp, find_files
+from glm4v_core.media.files import find_named
 from glm4v_core.media.page_options import PageOptions
 from glm4v_core.model import Glm4v
 from glm4v_core.store.ingestion import IngestedPage, Ingestion, IngestOptions, aingest
@@ -32,15 +31,13 @@ def index_pages(
     as_json: bool,
 ) -> int:
     """Bring the store up to date and return the exit status; paths and store are checked before the model is loaded."""
-    if not any(FileStamp.of(path).modified for path in paths):
-        raise ImageNotFoundError(f"There is no file or folder {', '.join(map(str, paths[:5]))}.")
-    files = len(find_files(paths).files)
-    if not files and not store_path.is_file():  # pages of an existing store may have to be removed
-        raise InputError("There is no picture and no PDF in these folders.", hint="Name files or their folder.")
+    found = find_named(paths)
+    if not store_path.is_file():  # pages of an existing store may have to be removed
+        found.check()
     with PageStore(store_path) as store:
         with load() as model:
             try:
-                outcome = _ingest(store, model, paths, options, page_options, files)
+                outcome = _ingest(store, model, paths, options, page_options, len(found.files))
             except KeyboardInterrupt:
                 Console(stderr=True).print(STOPPED)
                 return INTERRUPTED

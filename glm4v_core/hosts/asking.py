@@ -40,6 +40,7 @@ class PageAsking:
 
     def __post_init__(self) -> None:
         check_choice("route", self.route, Route)
+        check_choice("language", self.language, Language)
         check_page_options(**self.options)
 
     def open(self, facts: Mapping[str, Any], text: str, route: Route | None = None) -> Evidence:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from glm4v_core.errors import ImageNotFoundError, InputError
 from glm4v_core.media.page_options import PageOptions
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".pdf"})
@@ -31,6 +32,11 @@ class Found:
 
     files: tuple[Path, ...]
     skipped: tuple[Path, ...]
+
+    def check(self) -> None:
+        """Raise an InputError if there is nothing to read."""
+        if not self.files:
+            raise InputError("No picture or PDF file was found.", hint="Pass files, or folders that contain them.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +84,21 @@ def find_files(paths: Sequence[Path]) -> Found:
     return Found(tuple(files), tuple(skipped))
 
 
+def find_named(paths: Paths) -> Found:
+    """List files as `find_files` does, for paths that a person typed.
+
+    Raises:
+        ImageNotFoundError: none of the paths exists.
+    """
+    named = _listed(paths)
+    if not any(FileStamp.of(path).modified for path in named):
+        raise ImageNotFoundError(f"There is no file or folder {', '.join(map(str, named[:_NAMED]))}.")
+    return find_files(named)
+
+
 def find_scans(paths: Paths) -> tuple[Path, ...]:
     """List named files, and the pictures and PDFs in folders. Other files in the folders are logged as a warning."""
-    found = find_files([Path(path) for path in ([paths] if isinstance(paths, (str, os.PathLike)) else paths)])
+    found = find_files(_listed(paths))
     if found.skipped:
         names = ", ".join(map(str, found.skipped[:_NAMED])) + (", ..." if len(found.skipped) > _NAMED else "")
         _log.warning("%d files are neither pictures nor PDFs and are not read: %s", len(found.skipped), names)
@@ -91,6 +109,10 @@ def pages_wanted(count: int, options: PageOptions) -> int:
     """Return how many pages of a document with `count` pages are read."""
     frames = options.get("frames", "all")
     return count if frames == "all" else min(count, 1 if frames == "first" else frames)
+
+
+def _listed(paths: Paths) -> list[Path]:
+    return [Path(path) for path in ([paths] if isinstance(paths, (str, os.PathLike)) else paths)]
 
 
 def _is_folder(path: Path) -> bool:

@@ -115,9 +115,10 @@ async def aquery_pages(
         **options: of `load_page`; they override those the page was indexed with. The password of a PDF, for example.
 
     Raises:
-        ConfigError: k or route is out of range.
+        ConfigError: k, route or language is out of range.
         ImageError, PageError: none of the pages found can be opened; see `open_each`.
     """
+    check_choice("language", language, Language)
     evidence = await asyncio.to_thread(find_evidence, store, find or question, k=k, route=route, **options)
     return await ask_pages(model, question, evidence, route, language=language, family=model.info.family)
 

@@ -113,6 +113,8 @@ def test_everything_is_checked_before_the_model_is_loaded(job: BulkJob, tmp_path
 
     with pytest.raises(ConfigError, match="concurrency is 0"):
         run(replace(job, concurrency=0), never)
+    with pytest.raises(ConfigError, match="language must be 'en' or 'zh', not 'fr'"):
+        run(replace(job, language="fr"), never)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="dpi"):
         run(replace(job, page_options={"dpi": 0}), never)
     with pytest.raises(ImageNotFoundError):

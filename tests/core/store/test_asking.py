@@ -88,6 +88,8 @@ def test_routes_show_the_picture_the_text_or_both(store: PageStore, route: Any, 
 def test_settings_are_checked(store: PageStore, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="route must be 'image', 'text' or 'both', not 'video'"):
         ask(store, "Oslo", route="video")
+    with pytest.raises(ConfigError, match="language must be 'en' or 'zh', not 'fr'"):
+        ask(store, "Oslo", language="fr")
     with pytest.raises(ConfigError, match="k must be at least 1, not 0"):
         ask(store, "Oslo", k=0)
     with pytest.raises(ConfigError, match="no picture of a"):
